@@ -1,0 +1,79 @@
+"""The shard format in types: what a clip is made of, on its way in and as it lies in a shard (docs/format.md)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+FORMAT_VERSION = 1
+CODECS = ("jpeg", "vp9", "h264", "hevc")
+SPLITS = ("train", "val", "test")
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
+MASK_SIZE = 64  # masks are MASK_SIZE x MASK_SIZE whatever the frames' size
+
+
+class BadClip(ValueError):
+    """A clip that cannot be used, with the reason; packing rejects it, reading quarantines it."""
+
+
+@dataclass
+class RawClip:
+    """A decoded clip, before packing. Either part may be missing, not both."""
+
+    frames_THWC: np.ndarray | None  # uint8 RGB
+    keypoints_TKC: np.ndarray | None  # float32 (T, 133, 3): x, y in pixels of the frames, confidence
+    fps: float
+    meta: dict[str, Any] = field(default_factory=dict)  # source span, estimator, …: goes into the clip's json
+
+
+class ClipSource(Protocol):
+    """Where a clip comes from; picklable, because packing loads it in another process."""
+
+    def load(self) -> RawClip:
+        """Decode or render the clip.
+
+        Raises:
+            BadClip: with the reason a user can act on.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One clip that an importer found."""
+
+    key: str  # unique in the data set, matches KEY_PATTERN
+    source: ClipSource
+    label: int | None
+    gloss: str | None
+    split: str
+    signer: str | None
+
+
+@dataclass(frozen=True)
+class Component:
+    """One file of a clip inside its tar."""
+
+    offset: int  # of the data, from the start of the tar
+    size: int  # bytes
+    crc32: int  # zlib.crc32 of the data
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One clip in index.parquet."""
+
+    key: str
+    shard: str  # file name of the tar, relative to the data set's folder
+    label: int  # -1 where unknown
+    split: str
+    signer: str
+    num_frames: int
+    width: int  # of the packed frames; 0 without video
+    height: int
+    fps: float
+    components: dict[str, Component]  # by extension: mjpg | mp4, pose.npy, mask.png, json
+    frame_offsets: tuple[int, ...]  # mjpg: start of each JPEG within the component, and the end; empty for mp4
