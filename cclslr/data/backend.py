@@ -1,0 +1,59 @@
+"""What the loader asks of the parts that turn encoded video into RGB views, whichever library does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from cclslr.data.batch import ViewParams
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """The video of one clip as it lies in its shard."""
+
+    name: str  # shard and key, for messages
+    video: bytes  # JPEG frames one after the other, or an mp4
+    codec: str  # jpeg | vp9 | h264 | hevc
+    frame_offsets: tuple[int, ...]  # jpeg: start of each frame within `video`, and the end; else empty
+    num_frames: int
+    width: int
+    height: int
+    masks_THW: np.ndarray | None  # uint8 {0, 1}, (T, 64, 64) over the whole frame; only read where a view is masked
+
+
+class BadVideo(ValueError):
+    """Clips of a submitted batch that cannot be decoded: reason by position in the batch."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = reasons
+
+
+class RgbBackend(Protocol):
+    """Batches of encoded clips in, RGB views out, in the order of submission; called from one thread only.
+
+    Every backend computes the same: frame choice, bilinear resize of the crop to the square view (half-pixel centres, no
+    antialiasing, samples clamped to the frame's edge), flip, the 3x4 colour matrix, clamp to 0..255, and for a masked
+    view zeros where the nearest of the mask's pixels is 0.
+    """
+
+    def submit(self, clips: Sequence[EncodedClip], params: ViewParams) -> None:
+        """Begin to work on a batch; returns at once. The loader keeps at most `prefetch` batches in flight."""
+        ...
+
+    def result(self) -> Tensor:
+        """The oldest batch in flight: uint8 (V, B, T, size, size, 3), strided as the backend likes.
+
+        Raises:
+            BadVideo: some of its clips cannot be decoded. All batches in flight are dropped; the caller submits again.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the threads; drop what is in flight."""
+        ...
