@@ -31,6 +31,7 @@ class ImportReport:
     conventions: dict[str, str] = field(default_factory=dict)  # what was detected: label base, trimmed files, …
     classes_without_test: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # differences from the published counts, explained; extras ignored
+    rejected: list[str] = field(default_factory=list)  # lines that cannot be used, each with the reason
 
     def to_json(self) -> dict[str, Any]:
         """The report as `make_shards.py --report` writes it: counts, conventions and notes."""
@@ -41,6 +42,7 @@ class ImportReport:
             "found": self.found,
             "missing": len(self.missing),
             "duplicates": len(self.duplicates),
+            "rejected": len(self.rejected),
             "conventions": self.conventions,
             "classes_without_test": self.classes_without_test,
             "notes": self.notes,
