@@ -1,0 +1,225 @@
+"""Motion-preserving masking: from a clip's frames to its binary masks (CCL-SLR §3.3, Eq. 5).
+
+Every frame goes through a normalising flow. Latent dimensions whose standard deviation over the clip says "static" are
+zeroed, the rest is decoded to the motion-preserving video, and that video is binarised. What the paper leaves open is a
+named option; two baselines need no flow.
+
+Shapes: T frames, H x W pixels, D latent dimensions, S the frame size of the flow; masks are MASK_SIZE x MASK_SIZE and
+cover the whole frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cclslr.masking.flow import Flow
+from cclslr.shards.format import MASK_SIZE
+
+METHODS = ("flow", "temporal_std", "pose_discs")
+CHOICES = {
+    "method": METHODS,
+    "keep": ("high", "low"),
+    "threshold": ("absolute", "quantile"),
+    "binarize": ("decoded_difference", "gray_otsu"),
+}
+MIN_SHARE = 1e-3  # at least this share of the latents must be masked, and be kept
+MIN_DIFFERENCE = 2 / 256  # of gray values in [0, 1]: below it nothing moves, and Otsu would split noise
+CONFIDENT = 0.3  # keypoints above this confidence count
+HANDS_AND_FACE = (*range(23, 91), *range(91, 133))  # of the 133 whole-body keypoints
+GRAY = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class MpmOptions:
+    """How masks are made."""
+
+    method: str = "flow"
+    keep: str = "high"  # high: moving latents survive; low: Eq. 5 to the letter
+    threshold: str = "absolute"  # absolute: sigma against p; quantile: a share p of the latents counts as static
+    p: float = 0.5
+    binarize: str = "decoded_difference"  # gray_otsu: the decoded gray video itself, the paper to the letter
+    radius: float = 0.06  # pose_discs: of each disc, in widths of the frame
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"mask option {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if not self.p > 0 or (self.threshold == "quantile" and not self.p < 1):
+            raise ValueError(f"mask option p is {self.p}; it must be positive, and below 1 as a quantile")
+
+
+@dataclass(frozen=True)
+class MpmReport:
+    """What became of one clip."""
+
+    share_kept: float  # of the masks' pixels
+    share_latents_masked: float | None  # None without a flow
+    degenerate: str | None  # why the mask is all ones; None where it is a real mask
+
+
+def motion_mask(
+    frames_THWC: np.ndarray, options: MpmOptions, flow: Flow | None = None, keypoints_TKC: np.ndarray | None = None
+) -> tuple[np.ndarray, MpmReport]:
+    """The masks of one clip: uint8 frames (T, H, W, 3) → uint8 {0, 1} (T, 64, 64) and a report. A pure function.
+
+    Raises:
+        ValueError: the method lacks its flow or its keypoints.
+    """
+    if options.method == "pose_discs":
+        if keypoints_TKC is None:
+            raise ValueError("masks of method pose_discs need keypoints; pack the clips with their pose")
+        return _finish(*_pose_discs(keypoints_TKC, frames_THWC.shape[1:3], options.radius))
+    if options.method == "temporal_std":
+        return _finish(*_temporal_std(resize(frames_THWC, MASK_SIZE)))
+    if flow is None:
+        raise ValueError("masks of method flow need a flow; train one with tools/train_flow.py")
+    return flow_masks([resize(frames_THWC, flow.size)], options, flow)[0]
+
+
+@torch.inference_mode()
+def flow_masks(
+    clips_TCHW: Sequence[Tensor], options: MpmOptions, flow: Flow, frames_per_pass: int = 64
+) -> list[tuple[np.ndarray, MpmReport]]:
+    """The masks of several clips, given as `resize` returns them, with the flow run on frames of all clips together."""
+    videos, keeps, reasons = motion_videos(clips_TCHW, options, flow, frames_per_pass)
+    still = decode_zero(flow)
+    results = []
+    for video_TCHW, keep_D, reason in zip(videos, keeps, reasons):
+        mask_THW = None
+        if reason is None:
+            mask_THW, reason = _binarize(video_TCHW, still, options.binarize)
+        if mask_THW is None:
+            mask_THW = torch.ones(len(video_TCHW), MASK_SIZE, MASK_SIZE)
+        results.append(_finish(mask_THW, reason, 1.0 - float(keep_D.float().mean())))
+    return results
+
+
+@torch.inference_mode()
+def motion_videos(
+    clips_TCHW: Sequence[Tensor], options: MpmOptions, flow: Flow, frames_per_pass: int = 64
+) -> tuple[list[Tensor], list[Tensor], list[str | None]]:
+    """The motion-preserving videos (T, 3, S, S), which latents each clip keeps (D,), and why a clip is degenerate.
+
+    A degenerate clip's video is its input: nothing of it is decoded.
+    """
+    lengths = [len(clip) for clip in clips_TCHW]
+    frames = torch.cat([to_unit(clip) for clip in clips_TCHW])
+    passes = range(0, len(frames), frames_per_pass)
+    latents = torch.cat([flow.encode(frames[i : i + frames_per_pass].to(flow.device))[0] for i in passes])
+    keeps, reasons = [], []
+    for latents_TD in latents.split(lengths):
+        keep_D, reason = select_latents(latents_TD, options)
+        keeps.append(keep_D)
+        reasons.append("untrained flow" if flow.card.origin == "untrained" else reason)
+    decode_N = torch.tensor([reason is None for reason in reasons]).repeat_interleave(torch.tensor(lengths))
+    kept = torch.cat([z * keep for z, keep in zip(latents.split(lengths), keeps)])[decode_N]
+    decoded = [flow.decode(kept[i : i + frames_per_pass]) for i in range(0, len(kept), frames_per_pass)]
+    video = frames.to(flow.device)
+    if decoded:
+        video[decode_N] = torch.cat(decoded)
+    return list(video.split(lengths)), keeps, reasons
+
+
+def select_latents(latents_TD: Tensor, options: MpmOptions) -> tuple[Tensor, str | None]:
+    """Which latent dimensions survive, (D,) bool, and why the clip is degenerate, if it is."""
+    everything = torch.ones(latents_TD.shape[1], dtype=torch.bool, device=latents_TD.device)
+    if len(latents_TD) < 2:
+        return everything, "single frame"
+    sigma_D = latents_TD.std(0)
+    if not bool(torch.isfinite(sigma_D).all()):
+        return everything, "non-finite latents"
+    p = float(np.quantile(sigma_D.cpu().numpy(), options.p)) if options.threshold == "quantile" else options.p
+    keep_D = sigma_D >= p if options.keep == "high" else sigma_D < p
+    share = float(keep_D.float().mean())
+    if share < MIN_SHARE:
+        return keep_D, "everything static" if options.keep == "high" else "nothing static"
+    if share > 1 - MIN_SHARE:
+        return keep_D, "nothing static" if options.keep == "high" else "everything static"
+    return keep_D, None
+
+
+def resize(frames_THWC: np.ndarray, size: int) -> Tensor:
+    """uint8 frames (T, H, W, 3) → uint8 (T, 3, size, size), anti-aliased; the aspect ratio is given up."""
+    frames = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2)  # channels last: the fast path
+    return F.interpolate(frames, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def to_unit(frames: Tensor) -> Tensor:
+    """uint8 → float32 in (0, 1), the middle of each value's bin: what a flow encodes."""
+    return (frames.float() + 0.5) / 256
+
+
+def decode_zero(flow: Flow) -> Tensor:
+    """The frame of the zero latent (1, 3, S, S): what a motion-preserving video shows where everything is static."""
+    return flow.decode(torch.zeros(1, flow.latent_dim, device=flow.device))
+
+
+def otsu(values: Tensor, low: float, high: float) -> float:
+    """Otsu's threshold of values in [low, high] from 256 bins: the bin edge of the largest between-class variance."""
+    counts = torch.histc(values.float(), 256, low, high).double()
+    centres = torch.arange(256, dtype=torch.float64, device=counts.device) + 0.5
+    below, weighted = counts.cumsum(0), (counts * centres).cumsum(0)
+    above = below[-1] - below
+    mean_below, mean_above = weighted / below, (weighted[-1] - weighted) / above
+    variance = torch.nan_to_num(below * above * (mean_below - mean_above) ** 2, nan=-1.0)
+    return low + (high - low) * (int(variance.argmax()) + 1) / 256
+
+
+def _gray(frames_NCHW: Tensor) -> Tensor:
+    weights = torch.tensor(GRAY, device=frames_NCHW.device).view(1, 3, 1, 1)
+    return (frames_NCHW.clamp(0, 1) * weights).sum(1, keepdim=True)
+
+
+def _split_map(maps_N1HW: Tensor) -> tuple[Tensor | None, str | None]:
+    """5x5 blur, one Otsu threshold over all maps; (N, 64, 64) bool, or why there is none."""
+    maps = F.avg_pool2d(maps_N1HW, 5, stride=1, padding=2, count_include_pad=False)
+    maps = F.interpolate(maps, (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False)[:, 0]
+    high = float(maps.max())
+    if not high >= MIN_DIFFERENCE:
+        return None, "no motion"
+    return maps > otsu(maps, 0.0, high), None
+
+
+def _binarize(video_TCHW: Tensor, still_1CHW: Tensor, how: str) -> tuple[Tensor | None, str | None]:
+    if not bool(torch.isfinite(video_TCHW).all() and torch.isfinite(still_1CHW).all()):
+        return None, "non-finite frames"
+    if how == "decoded_difference":
+        return _split_map((_gray(video_TCHW) - _gray(still_1CHW)).abs())
+    gray = F.interpolate(_gray(video_TCHW), (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True)[:, 0]
+    if float(gray.max() - gray.min()) < MIN_DIFFERENCE:
+        return None, "no motion"
+    return gray > otsu(gray, 0.0, 1.0), None
+
+
+def _temporal_std(frames_TCHW: Tensor) -> tuple[Tensor, str | None]:
+    shape = (len(frames_TCHW), MASK_SIZE, MASK_SIZE)
+    if len(frames_TCHW) < 2:
+        return torch.ones(shape), "single frame"
+    mask_1HW, reason = _split_map(_gray(to_unit(frames_TCHW)).std(0, keepdim=True))
+    return torch.ones(shape) if mask_1HW is None else mask_1HW.expand(shape), reason
+
+
+def _pose_discs(keypoints_TKC: np.ndarray, size: tuple[int, int], radius: float) -> tuple[Tensor, str | None]:
+    """Discs around confident hand and face keypoints. A frame without any keeps everything."""
+    height, width = size
+    points_TJC = np.asarray(keypoints_TKC, np.float32)[:, HANDS_AND_FACE]
+    centre_x = (np.arange(MASK_SIZE) + 0.5) * width / MASK_SIZE - 0.5
+    centre_y = (np.arange(MASK_SIZE) + 0.5) * height / MASK_SIZE - 0.5
+    mask_THW = np.zeros((len(points_TJC), MASK_SIZE, MASK_SIZE), bool)
+    for mask_HW, points_JC in zip(mask_THW, points_TJC):
+        for x, y, confidence in points_JC:
+            if confidence > CONFIDENT:
+                mask_HW |= (centre_x[None] - x) ** 2 + (centre_y[:, None] - y) ** 2 <= (radius * width) ** 2
+    mask_THW[~mask_THW.any((1, 2))] = True
+    return torch.from_numpy(mask_THW), "no confident keypoints" if mask_THW.all() else None
+
+
+def _finish(mask_THW: Tensor, reason: str | None, masked: float | None = None) -> tuple[np.ndarray, MpmReport]:
+    mask = mask_THW.to("cpu", torch.uint8).numpy()
+    return mask, MpmReport(float(mask.mean()), masked, reason)
