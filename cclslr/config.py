@@ -26,7 +26,9 @@ class DataConfig:
     share: float = 1.0  # share of the clips that is used, chosen by hash (ablation)
     labels_per_class: int | None = None  # few-label fine-tuning: this many clips of each class, chosen by hash
     backend: str = "auto"  # auto | dali | numba | ffcv: who turns bytes into RGB views
-    decode: str = "auto"  # auto | dali | libav: DALI's decoder (nvJPEG/NVDEC on a GPU), or CPU threads through libavcodec
+    decode: str = (
+        "auto"  # auto | dali | libav: DALI's decoder (nvJPEG/NVDEC on a GPU), or CPU threads through libavcodec
+    )
     device: str = "auto"  # auto | cpu | gpu: where RGB is decoded and augmented
     workers: int = 2  # reading and decoding threads of each rank
     prefetch: int = 2  # batches made ahead
@@ -157,8 +159,12 @@ class FinetuneConfig:
 Config = TypeVar("Config")
 
 
-def load_config(kind: type[Config], path: str | Path | None, overrides: list[str]) -> Config:
+def load_config(
+    kind: type[Config], path: str | Path | None, overrides: list[str], stored: dict[str, Any] | None = None
+) -> Config:
     """Build a `kind` from defaults, the YAML file `path` and `overrides` such as `optim.batch=128`.
+
+    `stored` is a config that `to_dict` wrote into a checkpoint; it takes the place of the defaults.
 
     Raises:
         ValueError: unknown key (the nearest known one is named), a value of the wrong type, an unreadable file.
@@ -166,6 +172,8 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
     merged = OmegaConf.structured(kind)
     sources: list[tuple[str, DictConfig]] = []
     try:
+        if stored is not None:
+            sources.append(("the checkpoint's config", OmegaConf.create(stored)))
         if path is not None:
             sources.append((str(path), OmegaConf.create(OmegaConf.to_container(OmegaConf.load(path)))))
         for override in overrides:

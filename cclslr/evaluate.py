@@ -1,0 +1,106 @@
+"""Evaluate a fine-tuned checkpoint: per branch and fused, per instance and per class, each clip once.
+
+    python -m cclslr.evaluate runs/finetune/last.pt --shards shards/wlasl300 --split test
+    torchrun --nproc-per-node 8 -m cclslr.evaluate runs/finetune/last.pt
+
+Writes <split>.json (the table) and <split>_predictions.csv (a row a clip) beside the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from cclslr.config import FinetuneConfig, load_config
+from cclslr.console import console, run_tool
+from cclslr.files import atomic_write, write_json
+from cclslr.models.ccl import ByModality
+from cclslr.models.classifier import Classifier, from_checkpoint, fuse
+from cclslr.shards.reader import ShardSet
+from cclslr.training import checkpoint
+from cclslr.training.distributed import Ranks, ranks
+from cclslr.training.inference import over_clips
+from cclslr.training.metrics import accuracies, confusion
+from cclslr.training.optimise import Amp
+
+Scores = dict[str, dict[str, float]]  # branch or fused → metric → percent
+
+
+def evaluate(
+    classifier: Classifier, cfg: FinetuneConfig, split: str, ranks: Ranks
+) -> tuple[Scores, ByModality, Tensor, ShardSet]:
+    """Scores of the classifier on one split; also the logits, the clip ids and the data set they speak of."""
+    shards = ShardSet(cfg.data.shards, split=split, cache=cfg.data)
+    classifier.eval()
+    amp = Amp(cfg.run.amp, ranks.device)
+    batch, modalities = cfg.optim.batch, cfg.model.modalities
+    logits, clip_ids, labels = over_clips(
+        lambda views: fuse(classifier(views)), shards, cfg.data, cfg.views, modalities, batch, amp, ranks
+    )
+    labelled = labels >= 0
+    if not labelled.any():
+        raise ValueError(f"{', '.join(cfg.data.shards)}: no labelled clip in split {split!r}")
+    scores = {name: accuracies(x[labelled], labels[labelled]) for name, x in logits.items()}
+    return scores, logits, clip_ids, shards
+
+
+def score_table(scores: Scores, title: str) -> Table:
+    """The scores as a table for people."""
+    table = Table("branch", "top-1", "top-5", "per class top-1", "per class top-5", title=title)
+    for name, score in scores.items():
+        columns = ("per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5")
+        table.add_row(name, *(f"{score[column]:.2f}" for column in columns))
+    return table
+
+
+def write_report(
+    folder: Path, split: str, scores: Scores, logits: ByModality, clip_ids: Tensor, shards: ShardSet, classes: list[str]
+) -> None:
+    """Write `<split>.json` and `<split>_predictions.csv` into `folder`."""
+    labels = [shards.rows[clip].label for clip in clip_ids.tolist()]
+    report: dict[str, Any] = {"split": split, "clips": len(labels), "scores": scores}
+    main = "fused" if "fused" in logits else next(iter(logits))
+    labelled = [i for i, label in enumerate(labels) if label >= 0]
+    report["confusion"] = confusion(logits[main][labelled], clip_ids.new_tensor([labels[i] for i in labelled])).tolist()
+    report["classes"] = classes
+    write_json(folder / f"{split}.json", report)
+    with atomic_write(folder / f"{split}_predictions.csv", "w") as file:
+        table = csv.writer(file)
+        table.writerow(
+            ["key", "label", "gloss", *(f"{name}_{column}" for name in logits for column in ("top1", "top5"))]
+        )
+        for row, (clip, label) in enumerate(zip(clip_ids.tolist(), labels)):
+            top5 = [x[row].topk(min(5, x.shape[1])).indices.tolist() for x in logits.values()]
+            ranked = [column for top in top5 for column in (top[0], " ".join(map(str, top)))]
+            table.writerow([shards.rows[clip].key, label, classes[label] if label >= 0 else "", *ranked])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="written by cclslr.finetune")
+    parser.add_argument("--shards", nargs="+", help="packed data sets (default: the ones it was fine-tuned on)")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--out", type=Path, help="folder of the report (default: beside the checkpoint)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stored config")
+    args = parser.parse_intermixed_args()
+    state = checkpoint.load(args.checkpoint)
+    classifier = from_checkpoint(state, str(args.checkpoint))
+    cfg = load_config(FinetuneConfig, None, args.overrides, stored=state["config"])
+    if args.shards:
+        cfg.data.shards = args.shards
+    with ranks(cfg.run.device) as mine:
+        scores, logits, clip_ids, shards = evaluate(classifier.to(mine.device), cfg, args.split, mine)
+        if mine.main:
+            folder = args.out or args.checkpoint.parent
+            write_report(folder, args.split, scores, logits, clip_ids, shards, state["classes"])
+            console.print(score_table(scores, f"{args.checkpoint} on {args.split}, {len(clip_ids)} clips"))
+            console.print(f"written: {folder}/{args.split}.json, {folder}/{args.split}_predictions.csv")
+
+
+if __name__ == "__main__":
+    run_tool(main)

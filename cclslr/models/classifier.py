@@ -1,0 +1,66 @@
+"""Fine-tuning: the query encoders with one fully connected layer each (CCL-SLR §3.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from cclslr.config import ModelConfig
+from cclslr.models.ccl import ByModality, build_encoder
+
+
+class Classifier(nn.Module):
+    """One encoder and one linear layer a modality. Views by modality → logits (B, classes) float32 by modality.
+
+    The fused prediction is the sum of the logits; the branches share no parameter and no loss.
+    """
+
+    def __init__(self, cfg: ModelConfig, classes: int, linear_probe: bool = False) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleDict({m: build_encoder(m, cfg) for m in cfg.modalities})
+        self.fc = nn.ModuleDict({m: nn.Linear(self.encoder[m].dim, classes) for m in cfg.modalities})
+        self.linear_probe = linear_probe
+        self.encoder.requires_grad_(not linear_probe)
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.linear_probe:  # frozen features: running BN statistics and no dropout in training, too
+            self.encoder.eval()
+        return self
+
+    def forward(self, views: ByModality) -> ByModality:
+        return {m: self.fc[m](self.encoder[m](x)).float() for m, x in views.items()}
+
+    def load_pretrained(self, query: dict[str, Tensor]) -> None:
+        """Take the encoders from the `query` state of a pre-training checkpoint.
+
+        Raises:
+            ValueError: the checkpoint holds another architecture, or lacks a modality.
+        """
+        for m, encoder in self.encoder.items():
+            prefix = f"branch.{m}.encoder."
+            state = {name.removeprefix(prefix): x for name, x in query.items() if name.startswith(prefix)}
+            if not state:
+                raise ValueError(f"the pre-trained checkpoint has no {m} branch; set model.modalities to what it has")
+            try:
+                encoder.load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(f"the pre-trained {m} encoder does not fit the model config: {error}") from error
+
+
+def fuse(logits: ByModality) -> ByModality:
+    """The logits of each branch and, where there are two, their sum as `fused`."""
+    return {**logits, "fused": sum(logits.values())} if len(logits) > 1 else dict(logits)  # type: ignore[dict-item]
+
+
+def from_checkpoint(state: dict[str, Any], source: str) -> Classifier:
+    """The classifier of a checkpoint written by `cclslr.finetune`, in evaluation mode."""
+    if "classifier" not in state:
+        raise ValueError(
+            f"{source} is no fine-tuned checkpoint; make one with: python -m cclslr.finetune pretrained={source}"
+        )
+    cfg = ModelConfig(**{**state["config"]["model"], "rgb_weights": None})
+    classifier = Classifier(cfg, len(state["classes"]))
+    classifier.load_state_dict(state["classifier"])
+    return classifier.eval()

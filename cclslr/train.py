@@ -1,0 +1,204 @@
+"""Pre-train the RGB and the pose branch by cross-modal consistency (CCL-SLR §3).
+
+    torchrun --nproc-per-node 8 -m cclslr.train --config configs/pretrain.yaml data.shards=[shards/wlasl2000]
+    python -m cclslr.train --config configs/demo_pretrain.yaml
+
+Writes checkpoints, metrics.jsonl and TensorBoard curves into run.dir; continues from run.dir/last.pt if it is there.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cclslr.cli import config_from_command_line
+from cclslr.config import PretrainConfig, to_dict
+from cclslr.console import console, run_tool
+from cclslr.data import draw
+from cclslr.data.batch import Batch
+from cclslr.data.loader import Loader
+from cclslr.data.plan import Plan
+from cclslr.masking.options import require_masks
+from cclslr.models.ccl import Branches, ByModality, MemoryBanks, key_copy, momentum_update
+from cclslr.models.objective import ccl_losses
+from cclslr.shards.reader import ShardSet
+from cclslr.training import checkpoint
+from cclslr.training.distributed import Ranks, ranks
+from cclslr.training.journal import Journal
+from cclslr.training.optimise import Amp, check_batch, distribute, learning_rate, sgd
+from cclslr.training.probe import knn_probe
+from cclslr.training.rate import Rate
+
+
+@dataclass
+class Learner:
+    """Everything that a step changes."""
+
+    query: Branches
+    query_ddp: nn.Module  # the same weights, wrapped for several ranks
+    key: Branches
+    banks: MemoryBanks
+    optimizer: torch.optim.Optimizer
+    amp: Amp
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "query": self.query.state_dict(),
+            "key": self.key.state_dict(),
+            "banks": self.banks.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.amp.scaler.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.query.load_state_dict(state["query"])
+        self.key.load_state_dict(state["key"])
+        self.banks.load_state_dict(state["banks"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.amp.scaler.load_state_dict(state["scaler"])
+
+
+def build_learner(cfg: PretrainConfig, ranks: Ranks) -> Learner:
+    """Fresh branches, the same on every rank."""
+    torch.manual_seed(cfg.run.seed)
+    query = Branches(cfg.model).to(ranks.device)
+    if "rgb" in cfg.model.modalities:
+        query.branch["rgb"].to(memory_format=torch.channels_last_3d)
+    key = key_copy(query)
+    banks = MemoryBanks(query, cfg.model, cfg.objective.bank_size).to(ranks.device)
+    if cfg.run.compile:
+        query.compile()
+        key.compile()
+    query_ddp = distribute(query, ranks, cfg.run)
+    return Learner(query, query_ddp, key, banks, sgd(query.parameters(), cfg.optim), Amp(cfg.run.amp, ranks.device))
+
+
+def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig, ranks: Ranks) -> dict[str, Tensor]:
+    """One optimiser step on this rank's clips of global batch `step`; returns the loss terms, mean over its clips.
+
+    Encoders see `micro_batch` clips at a time: one BatchNorm group. Which clips share a group, and the seed of every
+    dropout, depend on the position in the global batch alone, so the loss is the same at any number of ranks.
+    """
+    micro, size, seed = cfg.optim.micro_batch, len(batch.clip_ids_B), cfg.run.seed
+    views = {m: x for m, x in {"rgb": batch.rgb_VBTHWC, "pose": batch.pose_VBTJC}.items() if x is not None}
+    slices = [slice(start, start + micro) for start in range(0, size, micro)]
+    first_group = ranks.rank * len(slices)
+
+    # Keys, from momentum encoders; shuffled, so that BN statistics do not tell which key belongs to which query
+    momentum_update(learner.key, learner.query, cfg.objective.momentum)
+    order_G = torch.arange(size * ranks.world)
+    if cfg.objective.shuffle_bn:
+        order_G = torch.from_numpy(draw.permutation(len(order_G), seed, step, draw.SHUFFLE_BN))
+    keys: list[tuple[ByModality, ByModality]] = []
+    with torch.no_grad(), learner.amp.autocast():
+        key_views = {m: ranks.exchange(x_VB[1], order_G) for m, x_VB in views.items()}
+        for group, part in enumerate(slices, first_group):
+            torch.manual_seed(draw.integer(seed, step, group, draw.KEY_DROPOUT))
+            keys.append(learner.key({m: x_B[part] for m, x_B in key_views.items()}))
+    unshuffle_G = order_G.argsort().to(ranks.device)
+    g_k_G = {m: ranks.gather(torch.cat([g[m] for g, _ in keys]))[unshuffle_G] for m in views}
+    f_k_G = {m: ranks.gather(torch.cat([f[m] for _, f in keys]))[unshuffle_G] for m in views}
+    f_k = {m: ranks.part(f_k_G[m]) for m in views}
+
+    # Queries
+    terms: list[ByModality] = []
+    for group, part in enumerate(slices, first_group):
+        torch.manual_seed(draw.integer(seed, step, group, draw.QUERY_DROPOUT))
+        no_sync = getattr(learner.query_ddp, "no_sync", nullcontext) if part is not slices[-1] else nullcontext
+        with no_sync():
+            with learner.amp.autocast():
+                g_q, f_q = learner.query_ddp({m: x_VB[0, part] for m, x_VB in views.items()})
+            usable_BN = learner.banks.usable(batch.clip_ids_B[part], cfg.objective.exclude_same_clip)
+            f_k_part = {m: f_k[m][part] for m in views}
+            losses = ccl_losses(f_q, g_q, f_k_part, learner.banks.f, learner.banks.g, usable_BN, cfg.objective)
+            learner.amp.backward(torch.stack(list(losses.values())).sum() / len(slices))
+        terms.append({name: loss.detach() for name, loss in losses.items()})
+    learner.amp.step(learner.optimizer)
+
+    learner.banks.enqueue(f_k_G, g_k_G, ranks.gather(batch.clip_ids_B))
+    return {name: torch.stack([losses[name] for losses in terms]).mean() for name in terms[0]}
+
+
+def train(cfg: PretrainConfig, ranks: Ranks) -> None:
+    """The whole run: from shards to checkpoints."""
+    check_batch(cfg.optim, ranks.world)
+    if cfg.optim.batch > cfg.objective.bank_size:
+        raise ValueError(f"objective.bank_size={cfg.objective.bank_size} is smaller than optim.batch={cfg.optim.batch}")
+    run_dir = Path(cfg.run.dir)
+    shards = ShardSet(cfg.data.shards, split=cfg.data.split, cache=cfg.data)
+    if "rgb" in cfg.model.modalities:
+        require_masks(shards, cfg.views.mask_alpha)
+    plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
+    learner = build_learner(cfg, ranks)
+
+    first_step, source = 0, checkpoint.to_resume(run_dir, cfg.run.resume)
+    if source is not None:
+        state = checkpoint.load(source)
+        learner.load(state)
+        first_step = state["step"]
+        console.print(f"continuing {source} at step {first_step}")
+    per_epoch = plan.batches_per_epoch
+    last_step = min(cfg.optim.epochs * per_epoch, cfg.run.max_steps or 10**12)
+    console.print(
+        f"pre-training on {plan.clips_per_epoch} clips: {last_step} steps of {cfg.optim.batch}, {per_epoch} an epoch, "
+        f"{ranks.world} rank(s), {ranks.device.type}, {learner.amp.name}"
+    )
+
+    def save(name: str, step: int) -> None:
+        if ranks.main:
+            checkpoint.save(run_dir / name, learner.state() | {"step": step, "config": to_dict(cfg)})
+
+    loader = Loader(cfg.data, cfg.views, shards, plan, ranks, cfg.model.modalities, cfg.run.seed)
+    journal = Journal(run_dir, active=ranks.main, first_step=first_step, last_step=last_step, title="pre-training")
+    rate = Rate(loader, cfg.optim.batch)
+    with loader.start(first_step), journal:
+        for step in range(first_step, last_step):
+            epoch = step / per_epoch
+            for group in learner.optimizer.param_groups:
+                group["lr"] = learning_rate(cfg.optim, epoch)
+            batch = next(loader)
+            losses = pretrain_step(learner, batch, step, cfg, ranks)
+
+            done = step + 1
+            record: dict[str, Any] = {}
+            if cfg.run.hash_stream:
+                record["stream"] = ranks.gather_objects(loader.batch_hashes(batch))
+            if done % cfg.run.log_every == 0 or done == last_step:
+                mean = ranks.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
+                record |= {"loss": sum(mean)} | dict(zip(losses, mean)) | rate.since_last(done)
+                record |= {"epoch": done / per_epoch, "lr": learning_rate(cfg.optim, epoch)}
+                record |= {"skipped_steps": learner.amp.skipped.item(), "quarantined": loader.quarantine.count}
+                text = "  ".join(f"{name} {value:.2f}" for name, value in zip(losses, mean))
+                journal.show(done, f"{text}  {record['clips_per_second']:.1f} clips/s  wait {record['waiting']:.0%}")
+            if done % per_epoch == 0:
+                nth = done // per_epoch
+                if cfg.run.knn_every and nth % cfg.run.knn_every == 0:
+                    record |= knn_probe(learner.query, cfg, ranks)
+                    rate.restart(done)
+                save("last.pt", done)
+                if nth % cfg.run.checkpoint_every == 0:
+                    save(f"epoch_{nth:04d}.pt", done)
+            elif cfg.run.checkpoint_steps and done % cfg.run.checkpoint_steps == 0:
+                save("last.pt", done)
+            if record:
+                journal.write(done, record)
+    save("last.pt", last_step)
+
+
+def main() -> None:
+    cfg = config_from_command_line(PretrainConfig, __doc__)
+    with ranks(cfg.run.device) as mine:
+        torch.backends.cudnn.benchmark = True
+        started = time.perf_counter()
+        train(cfg, mine)
+        console.print(f"done in {time.perf_counter() - started:.0f} s: {cfg.run.dir}/last.pt")
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,104 @@
+"""Ranks: start, gather, and the exchange that shuffles key views over the global batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def part(self, x_G: Tensor) -> Tensor:
+        """This rank's contiguous part of something that has a row for each clip of the global batch."""
+        size = len(x_G) // self.world
+        return x_G[self.rank * size : (self.rank + 1) * size]
+
+    def gather(self, x_B: Tensor) -> Tensor:
+        """All ranks' rows, in rank order; no gradient."""
+        if self.world == 1:
+            return x_B
+        x_G = x_B.new_empty((self.world * len(x_B), *x_B.shape[1:]))
+        dist.all_gather_into_tensor(x_G, x_B.contiguous())
+        return x_G
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's picklable `value`, in rank order; for results of any size, not for the training step."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def exchange(self, x_B: Tensor, source_G: Tensor) -> Tensor:
+        """Row i of the global batch becomes what was row source_G[i]; returns this rank's part of the result.
+
+        Every rank sends each row to the one rank that needs it (all-to-all): a world-th of what gathering would move.
+
+        Args:
+            x_B: this rank's rows, any dtype.
+            source_G: permutation of the global batch, int64 on the CPU, the same on every rank.
+        """
+        size = len(x_B)
+        if self.world == 1:
+            return x_B[source_G.to(x_B.device)]
+        owner_G = source_G // size
+        send_rows, send_counts, receive_counts, receive_rows = [], [], [], []
+        for other in range(self.world):
+            wanted_by_other = source_G[other * size : (other + 1) * size]
+            mine = wanted_by_other[wanted_by_other // size == self.rank]
+            send_rows.append(mine % size)
+            send_counts.append(len(mine))
+            from_other = (self.part(owner_G) == other).nonzero()[:, 0]
+            receive_rows.append(from_other)
+            receive_counts.append(len(from_other))
+        received = torch.empty_like(x_B)
+        dist.all_to_all_single(received, x_B[torch.cat(send_rows).to(x_B.device)], receive_counts, send_counts)
+        shuffled = torch.empty_like(x_B)
+        shuffled[torch.cat(receive_rows).to(x_B.device)] = received
+        return shuffled
+
+
+def _pick_device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "run.device is cuda, but torch sees no GPU; use run.device=cpu or install a CUDA build of torch"
+        )
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def ranks(device: str) -> Iterator[Ranks]:
+    """Join the process group that torchrun described, or be alone; leave it at the end."""
+    picked = _pick_device(device)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+    else:
+        # One rank computes on every core; torchrun already limits the threads of several.
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    try:
+        yield Ranks(int(os.environ.get("RANK", 0)), world, picked)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()

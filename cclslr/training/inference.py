@@ -1,0 +1,50 @@
+"""Run a model over every clip of a data set once, whatever the number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from cclslr.data.loader import Loader
+from torch import Tensor
+
+from cclslr.config import DataConfig, ViewConfig
+from cclslr.data.plan import Plan
+from cclslr.models.ccl import ByModality
+from cclslr.shards.reader import ShardSet
+from cclslr.training.distributed import Ranks
+from cclslr.training.optimise import Amp
+
+
+@torch.inference_mode()
+def over_clips(
+    forward: Callable[[ByModality], ByModality],
+    shards: ShardSet,
+    data: DataConfig,
+    views: ViewConfig,
+    modalities: list[str],
+    batch: int,
+    amp: Amp,
+    ranks: Ranks,
+) -> tuple[ByModality, Tensor, Tensor]:
+    """Apply `forward` to the evaluation view of each clip: outputs by name, clip ids and labels, on the CPU.
+
+    Rows are in the order of the clip ids and the same on every rank. A clip that cannot be read is missing.
+    """
+    plan = Plan.for_evaluation(shards, batch)
+    parts: list[tuple[ByModality, Tensor, Tensor]] = []
+    with Loader(data, views, shards, plan, ranks, modalities, seed=0, augment=False).start(0) as loader:
+        for clips in loader:
+            x = {"rgb": clips.rgb_VBTHWC, "pose": clips.pose_VBTJC}
+            with amp.autocast():
+                outputs = forward({m: x_VB[0] for m, x_VB in x.items() if x_VB is not None})
+            parts.append(
+                ({n: y.float().cpu() for n, y in outputs.items()}, clips.clip_ids_B.cpu(), clips.labels_B.cpu())
+            )
+    everything = [part for of_rank in ranks.gather_objects(parts) for part in of_rank]
+    if not everything:
+        raise ValueError(f"{', '.join(data.shards)}: no clip in the chosen split")
+    clip_ids = torch.cat([ids for _, ids, _ in everything])
+    order = clip_ids.argsort()
+    outputs = {name: torch.cat([y[name] for y, _, _ in everything])[order] for name in everything[0][0]}
+    return outputs, clip_ids[order], torch.cat([labels for _, _, labels in everything])[order]

@@ -1,0 +1,80 @@
+"""Optimiser, learning rate, mixed precision: the parts of a step that are the same for every loss."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cclslr.config import OptimConfig, RunConfig
+from cclslr.training.distributed import Ranks
+
+AMP_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def learning_rate(cfg: OptimConfig, epoch: float) -> float:
+    """Learning rate at a (fractional) epoch: linear warm-up, then a factor `gamma` at each milestone."""
+    if epoch < cfg.warmup_epochs:
+        return cfg.lr * (epoch + 1e-8) / cfg.warmup_epochs
+    return cfg.lr * cfg.gamma ** bisect.bisect_right(sorted(cfg.milestones), epoch)
+
+
+def sgd(parameters: Iterable[nn.Parameter], cfg: OptimConfig) -> torch.optim.SGD:
+    """SGD with momentum as one fused kernel; fused is also what lets `Amp.step` skip a step without a host sync."""
+    return torch.optim.SGD(parameters, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
+
+
+class Amp:
+    """Autocast and gradient scaling; a step whose gradients are not finite changes nothing.
+
+    The scaler's check runs on the device and the fused optimiser reads its verdict there, so bf16 and fp32 use it
+    too, with a scale fixed at 1.
+    """
+
+    def __init__(self, amp: str, device: torch.device) -> None:
+        if amp == "auto":
+            amp = "fp32" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        self.name = amp
+        self.device = device
+        self.dtype = AMP_DTYPES[amp]
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if amp == "fp16" else 1.0)
+        self.skipped = torch.zeros((), device=device)  # steps whose gradients were not finite
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step unless a gradient is not finite, adapt the scale, clear the gradients."""
+        self.scaler.step(optimizer)
+        for found_inf in self.scaler._found_inf_per_device(optimizer).values():
+            self.skipped += found_inf
+        self.scaler.update(None if self.name == "fp16" else 1.0)
+        optimizer.zero_grad(set_to_none=True)
+
+
+def distribute(model: nn.Module, ranks: Ranks, run: RunConfig) -> nn.Module:
+    """Wrap `model` in DDP where there are several ranks."""
+    if ranks.world == 1:
+        return model
+    # BN statistics belong to a micro-batch, so buffers are not broadcast; gradients live in the buckets.
+    ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    if run.gradient_compression != "none":
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+        ddp.register_comm_hook(None, getattr(default_hooks, f"{run.gradient_compression}_compress_hook"))
+    return ddp
+
+
+def check_batch(cfg: OptimConfig, world: int) -> None:
+    """Refuse a global batch that does not split into ranks and micro-batches, and say what would."""
+    if cfg.batch % (world * cfg.micro_batch):
+        raise ValueError(
+            f"optim.batch={cfg.batch} does not split into {world} rank(s) x micro-batches of {cfg.micro_batch}; "
+            f"set optim.batch to a multiple of {world * cfg.micro_batch}, or a smaller optim.micro_batch"
+        )

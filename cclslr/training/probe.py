@@ -1,0 +1,47 @@
+"""A k-NN probe: how well the features separate labelled clips, without training anything."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cclslr.config import PretrainConfig
+from cclslr.models.ccl import Branches, ByModality
+from cclslr.shards.reader import ShardSet
+from cclslr.training.distributed import Ranks
+from cclslr.training.inference import over_clips
+from cclslr.training.optimise import Amp
+
+
+def knn_top1(
+    bank_ND: Tensor, bank_labels_N: Tensor, query_QD: Tensor, labels_Q: Tensor, k: int, tau: float = 0.07
+) -> float:
+    """Top-1 in percent of a similarity-weighted vote (weight exp(cosine/tau)) among the k nearest of the bank."""
+    similarity, nearest = (query_QD @ bank_ND.T).topk(min(k, len(bank_ND)), dim=1)
+    votes = torch.zeros(len(query_QD), int(bank_labels_N.max()) + 1)
+    votes.scatter_add_(1, bank_labels_N[nearest], (similarity / tau).exp())
+    return 100 * (votes.argmax(1) == labels_Q).float().mean().item()
+
+
+def knn_probe(query: Branches, cfg: PretrainConfig, ranks: Ranks) -> dict[str, float]:
+    """Top-1 of the test clips among the training clips by g, per branch and both together; {} without labels."""
+
+    def features(split: str) -> tuple[ByModality, Tensor]:
+        shards = ShardSet(cfg.data.shards, split=split, cache=cfg.data)
+        if not any(row.label >= 0 for row in shards.rows):
+            return {}, torch.empty(0, dtype=torch.long)
+        amp, batch = Amp(cfg.run.amp, ranks.device), cfg.optim.batch
+        g, _, labels = over_clips(
+            lambda x: query(x)[0], shards, cfg.data, cfg.views, cfg.model.modalities, batch, amp, ranks
+        )
+        if len(g) > 1:
+            g["fused"] = F.normalize(torch.cat(list(g.values()), dim=1), dim=1)
+        return {m: x[labels >= 0] for m, x in g.items()}, labels[labels >= 0]
+
+    query.eval()
+    (bank, bank_labels), (test, labels) = features(cfg.data.split), features("test")
+    query.train()
+    if not len(bank_labels) or not len(labels):
+        return {}
+    return {f"knn_{m}": knn_top1(bank[m], bank_labels, test[m], labels, cfg.run.knn_neighbours) for m in bank}
