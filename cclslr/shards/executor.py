@@ -1,0 +1,153 @@
+"""Heavy work in many processes, on one machine or on a cluster: one code path over concurrent.futures.
+
+A worker that dies loses nothing: its tasks are done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from typing import Any, TypeVar
+
+from cclslr.console import console, progress_bar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+MAX_ATTEMPTS = 3  # a task that was under way each time so many workers died is given up
+_AHEAD = 2  # tasks handed out for each worker: one under way, one waiting
+
+
+class WorkerDied(ValueError):
+    """Workers died again and again over the same tasks."""
+
+
+class _Inline(Executor):
+    """Runs a task where it is submitted: for debugging, and for tests that count in milliseconds."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def run_tasks(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    description: str = "",
+    sizes: Sequence[int] | None = None,
+    unit: str = "clips",
+) -> Iterator[Result]:
+    """Run `function` on every task and yield the results as they come, with a progress bar.
+
+    Args:
+        function: a module's own function; it and the tasks are pickled. It must be repeatable: when a worker dies, the
+            tasks that it had are run again.
+        workers: processes on this machine; 0 runs in this process.
+        scheduler: address of a dask.distributed scheduler (tcp://host:8786) to use instead.
+        sizes: how far each task moves the progress bar, in `unit`s; default 1.
+
+    Raises:
+        WorkerDied: workers died `MAX_ATTEMPTS` times over the same task.
+        ValueError: the scheduler cannot be reached.
+        Exception: whatever `function` raises; the tasks not begun are dropped.
+    """
+    sizes = [1] * len(tasks) if sizes is None else sizes
+    waiting = deque(range(len(tasks)))
+    attempts = [0] * len(tasks)
+    with progress_bar(unit) as bar:
+        shown = bar.add_task(description, total=sum(sizes))
+        while waiting:
+            with _open(workers, scheduler) as (executor, capacity):
+                under_way: dict[Future[Result], int] = {}
+                broken = False
+                while (waiting or under_way) and not broken:
+                    while waiting and len(under_way) < _AHEAD * capacity:
+                        try:
+                            future = executor.submit(function, tasks[waiting[0]])
+                        except BrokenExecutor:
+                            broken = True
+                            break
+                        under_way[future] = waiting.popleft()
+                    done = wait(under_way, return_when=FIRST_COMPLETED).done if under_way else set()
+                    for future in done:
+                        number = under_way.pop(future)
+                        try:
+                            result = future.result()
+                        except Exception as error:
+                            if not _worker_died(error):
+                                executor.shutdown(wait=False, cancel_futures=True)
+                                raise
+                            broken = broken or isinstance(error, BrokenExecutor)
+                            _again(number, attempts, waiting, tasks, error)
+                        else:
+                            bar.advance(shown, sizes[number])
+                            yield result
+                if broken:
+                    # Whose task it was that died is not known: all that were handed out go to the end of the queue.
+                    for number in sorted(under_way.values()):
+                        _again(number, attempts, waiting, tasks, None)
+                    console.print("[yellow]a worker died; its tasks are done again[/]")
+
+
+def _again(
+    number: int, attempts: list[int], waiting: deque[int], tasks: Sequence[Any], error: Exception | None
+) -> None:
+    attempts[number] += 1
+    if attempts[number] >= MAX_ATTEMPTS:
+        name = getattr(tasks[number], "name", f"number {number}")
+        raise WorkerDied(
+            f"workers died {MAX_ATTEMPTS} times while task {name} was under way (out of memory? see dmesg, and try"
+            " fewer --workers); the rest is kept, and running the command again continues"
+        ) from error
+    waiting.append(number)
+
+
+def _worker_died(error: Exception) -> bool:
+    # By name, because distributed is an optional package.
+    return isinstance(error, BrokenExecutor) or type(error).__name__ in ("KilledWorker", "CommClosedError")
+
+
+@contextlib.contextmanager
+def _open(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
+    """An executor and how many tasks it runs at once."""
+    if scheduler is not None:
+        from distributed import Client
+
+        try:
+            client = Client(scheduler, timeout=30)
+        except OSError as error:
+            raise ValueError(f"no dask scheduler answers at {scheduler}: {error}") from error
+        with client:
+            client.wait_for_workers(1)
+            yield client.get_executor(pure=False), sum(client.nthreads().values())
+    elif workers == 0:
+        yield _Inline(), 1
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+            yield pool, workers
+
+
+def _die_with_parent() -> None:
+    """In a worker: end when the parent is killed, instead of waiting for ever for its next task."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,75 @@
+"""index.parquet: a row a clip, so that a reader finds any clip without opening a tar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cclslr.files import atomic_write
+from cclslr.shards.format import Component, IndexRow
+
+INDEX_NAME = "index.parquet"
+
+_COMPONENT = pa.struct(
+    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())],
+)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("label", pa.int32()),
+        ("split", pa.string()),
+        ("signer", pa.string()),
+        ("num_frames", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps", pa.float64()),
+        ("components", pa.list_(_COMPONENT)),
+        ("frame_offsets", pa.list_(pa.int64())),
+    ]
+)
+
+
+def write_index(path: str | Path, rows: Iterable[IndexRow]) -> None:
+    """Write the rows in the order given, atomically."""
+    table = pa.Table.from_pylist([_to_dict(row) for row in rows], schema=SCHEMA)
+    with atomic_write(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_index(path: str | Path) -> list[IndexRow]:
+    """Read all rows.
+
+    Raises:
+        FileNotFoundError: there is no index; the folder is no packed data set, or packing has not ended.
+        ValueError: the file is no index of this format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: pack the data set with tools/make_shards.py, or let it end")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: unreadable index ({str(error).splitlines()[0]})") from error
+    if table.schema != SCHEMA:
+        raise ValueError(f"{path}: the columns are not those of this format's version; pack the data set again")
+    return [_from_dict(row) for row in table.to_pylist()]
+
+
+def _to_dict(row: IndexRow) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in SCHEMA.names}
+    values["components"] = [
+        {"name": name, "offset": part.offset, "size": part.size, "crc32": part.crc32}
+        for name, part in row.components.items()
+    ]
+    values["frame_offsets"] = list(row.frame_offsets)
+    return values
+
+
+def _from_dict(values: dict[str, Any]) -> IndexRow:
+    components = {part["name"]: Component(part["offset"], part["size"], part["crc32"]) for part in values["components"]}
+    return IndexRow(**{**values, "components": components, "frame_offsets": tuple(values["frame_offsets"])})

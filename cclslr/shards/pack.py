@@ -1,0 +1,423 @@
+"""Packs the clips of an importer into shards: restartable, in parallel, the same bytes for the same input.
+
+The clips are dealt over the shards by the hash of their keys, so that any shard is a fair sample. Each shard is one
+task of one worker, and counts as done once its part of the index is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cclslr.files import atomic_write, read_json, write_json
+from cclslr.keypoints import NUM_WHOLEBODY
+from cclslr.shards import video
+from cclslr.shards.crop import CROPS, crop_and_resize
+from cclslr.shards.executor import run_tasks
+from cclslr.shards.format import (
+    CODECS,
+    FORMAT_VERSION,
+    KEY_PATTERN,
+    SPLITS,
+    BadClip,
+    Component,
+    IndexRow,
+    ManifestRow,
+    RawClip,
+)
+from cclslr.shards.index import INDEX_NAME, write_index
+from cclslr.shards.reader import INFO_NAME, encode_masks
+from cclslr.shards.writer import MAX_NAME, PackedClip, ShardFile, open_shard
+
+REJECTED_NAME = "rejected.csv"
+PARTS_NAME = ".parts"  # one JSON a finished shard, while packing is under way
+MAX_KEY = MAX_NAME - len(".pose.npy")  # the longest component
+
+MaskMaker = Callable[[np.ndarray, np.ndarray | None], np.ndarray | None]
+"""Packed frames (T, H, W, 3) uint8 and keypoints (T, 133, 3) → masks {0, 1} (T, 64, 64), or None for no masks."""
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How clips are packed; everything here is part of the recipe that decides whether a shard is up to date."""
+
+    codec: str = "h264"
+    size: int = 256  # pixels: the side of the square crop, or the short side without a crop
+    crop: str = "signer"  # signer | none
+    quality: int | None = None  # JPEG quality or crf; None: the codec's default
+    clips_per_shard: int = 256
+    allow_unlabelled: bool = False
+    licence_note: str = ""
+    mask_maker: MaskMaker | None = None  # a picklable function or dataclass, called once a clip in the worker
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A clip that is not in the shards, and why."""
+
+    key: str
+    reason: str
+    source: str
+
+
+@dataclass
+class PackReport:
+    """What packing gave."""
+
+    clips: int
+    rejected: list[Rejected]
+    info: dict[str, Any]  # dataset.json
+    shards_reused: int = 0  # found complete from an earlier run
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All that a worker needs to build one shard."""
+
+    name: str
+    folder: str
+    rows: tuple[ManifestRow, ...]
+    options: PackOptions
+    fingerprint: str
+
+
+@dataclass
+class ShardPart:
+    """One finished shard, as kept in `.parts` until the index is written."""
+
+    fingerprint: str
+    shard: ShardFile
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def pack(
+    rows: Iterable[ManifestRow],
+    out: str | Path,
+    options: PackOptions,
+    *,
+    classes: list[str] | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> PackReport:
+    """Pack clips into the folder `out`; continues where an earlier run was stopped.
+
+    Args:
+        rows: the clips.
+        classes: gloss of each label; by default collected from the rows.
+        workers, scheduler: see `run_tasks`.
+        settings: what the user wants to find again in dataset.json, such as the importer and its arguments.
+
+    Raises:
+        ValueError: options out of range; `out` holds another data set, or is being packed by another process.
+    """
+    _check_options(options)
+    out = Path(out)
+    good, rejected = _check_rows(list(rows), options)
+    classes = _classes(good) if classes is None else classes
+    tasks = _deal(good, out, options)
+    recipe = _sha256(*(task.fingerprint for task in tasks), json.dumps(classes), json.dumps(settings, sort_keys=True))
+    out.mkdir(parents=True, exist_ok=True)
+    with _only_one(out):
+        if (out / INFO_NAME).exists():
+            info = read_json(out / INFO_NAME)
+            if info.get("recipe") != recipe:
+                raise ValueError(
+                    f"{out} already holds a data set of other clips or settings; pack into another folder, or remove it"
+                )
+            return PackReport(sum(info["clips"].values()), read_rejected(out), info, len(info["shards"]))
+        _clear(out, tasks)
+        parts = {task.name: part for task in tasks if (part := _finished(task)) is not None}
+        reused = len(parts)
+        missing = [task for task in tasks if task.name not in parts]
+        for part in run_tasks(
+            build_shard,
+            missing,
+            workers=workers,
+            scheduler=scheduler,
+            description="packing",
+            sizes=[len(task.rows) for task in missing],
+        ):
+            parts[part.shard.name] = part
+        ordered = [parts[task.name] for task in tasks]
+        for part in ordered:
+            rejected += part.rejected
+        _write_rejected(out, rejected)
+        info = finish(
+            out,
+            [part.shard for part in ordered],
+            classes,
+            {
+                "codec": options.codec,
+                "size": options.size,
+                "crop": options.crop,
+                "quality": options.quality,
+                "masks": None if options.mask_maker is None else repr(options.mask_maker),
+                "licence_note": options.licence_note,
+                "settings": settings or {},
+                "rejected": len(rejected),
+                "recipe": recipe,
+            },
+        )
+        for task in tasks:
+            _part_path(task).unlink(missing_ok=True)
+        (out / PARTS_NAME).rmdir()
+    return PackReport(sum(info["clips"].values()), rejected, info, reused)
+
+
+def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: dict[str, Any]) -> dict[str, Any]:
+    """Write index.parquet and dataset.json over complete shards; returns what dataset.json says.
+
+    `info` is added to what every data set has: format version, classes, counts, shards with their checksums, and the
+    content hash over them.
+    """
+    out = Path(out)
+    shards = [shard for shard in shards if shard.rows]
+    rows = [row for shard in shards for row in shard.rows]
+    write_index(out / INDEX_NAME, rows)
+    counts = Counter(row.split for row in rows)
+    value = {
+        "format_version": FORMAT_VERSION,
+        "clips": {split: counts.get(split, 0) for split in SPLITS},
+        "classes": classes,
+        "content_hash": _sha256(*(shard.sha256 for shard in shards)),
+        **info,
+        "shards": [
+            {"name": shard.name, "clips": len(shard.rows), "bytes": shard.bytes, "sha256": shard.sha256}
+            for shard in shards
+        ],
+    }
+    write_json(out / INFO_NAME, value)
+    return value
+
+
+def build_shard(task: ShardTask) -> ShardPart:
+    """Build one shard; bad clips are left out and named."""
+    rejected = []
+    Path(task.folder, PARTS_NAME).mkdir(parents=True, exist_ok=True)
+    with open_shard(task.folder, task.name) as (writer, shard):
+        for row in task.rows:
+            try:
+                writer.add(pack_clip(row, row.source.load(), task.options))
+            except BadClip as error:
+                rejected.append(Rejected(row.key, str(error), describe_source(row)))
+    part = ShardPart(task.fingerprint, shard, rejected)
+    write_json(_part_path(task), dataclasses.asdict(part))
+    return part
+
+
+def pack_clip(row: ManifestRow, clip: RawClip, options: PackOptions) -> PackedClip:
+    """Crop, resize and encode one clip.
+
+    Raises:
+        BadClip: the clip's parts do not fit each other.
+    """
+    check_clip(clip)
+    clip = crop_and_resize(clip, options.size, options.crop)
+    frames_THWC, keypoints_TKC = clip.frames_THWC, clip.keypoints_TKC
+    parts: dict[str, bytes] = {}
+    frame_offsets: list[int] = []
+    height = width = 0
+    if frames_THWC is not None:
+        num_frames, height, width, _ = frames_THWC.shape
+        data, frame_offsets = video.encode(frames_THWC, options.codec, clip.fps, options.quality)
+        parts[video.extension(options.codec)] = data
+        if options.mask_maker is not None and (masks_THW := options.mask_maker(frames_THWC, keypoints_TKC)) is not None:
+            parts["mask.png"] = encode_masks(masks_THW)
+    if keypoints_TKC is not None:
+        num_frames = len(keypoints_TKC)
+        file = io.BytesIO()
+        np.save(file, keypoints_TKC.astype(np.float16))
+        parts["pose.npy"] = file.getvalue()
+    meta = {
+        "label": row.label,
+        "gloss": row.gloss,
+        "signer": row.signer,
+        "split": row.split,
+        "fps": clip.fps,
+        "frames": num_frames,
+        **clip.meta,
+    }
+    parts["json"] = json.dumps(meta, sort_keys=True).encode()
+    index_row = IndexRow(
+        key=row.key,
+        shard="",
+        label=-1 if row.label is None else row.label,
+        split=row.split,
+        signer=row.signer or "",
+        num_frames=num_frames,
+        width=width,
+        height=height,
+        fps=clip.fps,
+        components={},
+        frame_offsets=tuple(frame_offsets),
+    )
+    return PackedClip(index_row, parts)
+
+
+def check_clip(clip: RawClip) -> None:
+    """Raises BadClip where the shapes or lengths of a clip's parts are wrong."""
+    frames_THWC, keypoints_TKC = clip.frames_THWC, clip.keypoints_TKC
+    if frames_THWC is None and keypoints_TKC is None:
+        raise BadClip("neither video nor pose")
+    if frames_THWC is not None and len(frames_THWC) == 0:
+        raise BadClip("the video has no frame")
+    if keypoints_TKC is not None:
+        if keypoints_TKC.ndim != 3 or keypoints_TKC.shape[1:] != (NUM_WHOLEBODY, 3):
+            raise BadClip(f"keypoints have shape {keypoints_TKC.shape}, expected (T, {NUM_WHOLEBODY}, 3)")
+        if len(keypoints_TKC) == 0:
+            raise BadClip("the pose has no frame")
+        if frames_THWC is not None and len(frames_THWC) != len(keypoints_TKC):
+            raise BadClip(f"the pose has {len(keypoints_TKC)} frames, the video {len(frames_THWC)}")
+
+
+def describe_source(row: ManifestRow) -> str:
+    """What a user recognises a clip's source by: its file where it has one."""
+    source = row.source
+    return str(getattr(source, "path", None) or getattr(source, "pose", None) or source)
+
+
+def read_rejected(out: str | Path) -> list[Rejected]:
+    """The clips of rejected.csv."""
+    import csv
+
+    with open(Path(out) / REJECTED_NAME, encoding="utf-8", newline="") as file:
+        return [Rejected(**row) for row in csv.DictReader(file)]
+
+
+def _write_rejected(out: Path, rejected: list[Rejected]) -> None:
+    import csv
+
+    with atomic_write(out / REJECTED_NAME, "w") as file:
+        writer = csv.writer(file)
+        writer.writerow([item.name for item in dataclasses.fields(Rejected)])
+        writer.writerows(dataclasses.astuple(item) for item in rejected)
+
+
+def _check_options(options: PackOptions) -> None:
+    if options.codec not in CODECS:
+        raise ValueError(f"unknown codec {options.codec!r}; choose one of {', '.join(CODECS)}")
+    if options.crop not in CROPS:
+        raise ValueError(f"unknown crop {options.crop!r}; choose one of {', '.join(CROPS)}")
+    if options.size < 16 or options.size % 2:
+        raise ValueError(f"size is {options.size}; choose an even number of pixels, at least 16")
+    if options.clips_per_shard < 1:
+        raise ValueError(f"clips per shard is {options.clips_per_shard}; choose at least 1")
+
+
+def _check_rows(rows: list[ManifestRow], options: PackOptions) -> tuple[list[ManifestRow], list[Rejected]]:
+    """Split the rows into those worth loading and those that are refused for what they say."""
+    good: dict[str, ManifestRow] = {}
+    rejected = []
+    for row in rows:
+        reason = _fault(row, options)
+        if reason is None and row.key in good:
+            reason = "duplicate key; the first clip of this key is kept"
+        if reason is None:
+            good[row.key] = row
+        else:
+            rejected.append(Rejected(row.key, reason, describe_source(row)))
+    return list(good.values()), rejected
+
+
+def _fault(row: ManifestRow, options: PackOptions) -> str | None:
+    if not KEY_PATTERN.fullmatch(row.key):
+        return f"the key has characters outside {KEY_PATTERN.pattern}"
+    if len(row.key) > MAX_KEY:
+        return f"the key is longer than {MAX_KEY} characters"
+    if row.split not in SPLITS:
+        return f"unknown split {row.split!r}; expected one of {', '.join(SPLITS)}"
+    if row.label is None and not options.allow_unlabelled:
+        return "no label"
+    if row.label is not None and row.label < 0:
+        return f"negative label {row.label}"
+    return None
+
+
+def _classes(rows: list[ManifestRow]) -> list[str]:
+    """The gloss of each label from 0 to the largest; labels without a gloss are called by their number."""
+    glosses = {row.label: row.gloss or str(row.label) for row in reversed(rows) if row.label is not None}
+    return [glosses.get(label, str(label)) for label in range(max(glosses, default=-1) + 1)]
+
+
+def _deal(rows: list[ManifestRow], out: Path, options: PackOptions) -> list[ShardTask]:
+    """Sort the clips by the hash of their keys and cut them into shards of equal length."""
+    rows = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).digest())
+    count = -(-len(rows) // options.clips_per_shard)
+    tasks = []
+    for number in range(count):
+        run = tuple(rows[len(rows) * number // count : len(rows) * (number + 1) // count])
+        fingerprint = _sha256(str(FORMAT_VERSION), repr(options), *map(_row_fingerprint, run))
+        tasks.append(ShardTask(f"shard-{number:05d}.tar", str(out), run, options, fingerprint))
+    return tasks
+
+
+def _row_fingerprint(row: ManifestRow) -> str:
+    own = getattr(row.source, "fingerprint", None)
+    source = repr(row.source) if own is None else own()
+    text = f"{row.key} {row.label} {row.gloss} {row.split} {row.signer} {source}"
+    assert " object at 0x" not in text, f"{type(row.source).__name__} needs a repr or fingerprint() of its contents"
+    return text
+
+
+def _sha256(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+@contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """Two processes packing into one folder would undo each other's work."""
+    with open(out / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"{out} is being packed by another process") from error
+        yield
+    (out / ".lock").unlink(missing_ok=True)
+
+
+def _part_path(task: ShardTask) -> Path:
+    return Path(task.folder) / PARTS_NAME / f"{Path(task.name).stem}.json"
+
+
+def _finished(task: ShardTask) -> ShardPart | None:
+    """The part of a shard that an earlier run completed with the same recipe."""
+    path, tar = _part_path(task), Path(task.folder) / task.name
+    if not path.exists() or not tar.exists() or not tar.with_suffix(".idx").exists():
+        return None
+    value = read_json(path)
+    if value["fingerprint"] != task.fingerprint or value["shard"]["bytes"] != tar.stat().st_size:
+        return None
+    rows = [
+        IndexRow(
+            **{
+                **row,
+                "components": {name: Component(**part) for name, part in row["components"].items()},
+                "frame_offsets": tuple(row["frame_offsets"]),
+            }
+        )
+        for row in value["shard"]["rows"]
+    ]
+    rejected = [Rejected(**item) for item in value["rejected"]]
+    return ShardPart(value["fingerprint"], ShardFile(**{**value["shard"], "rows": rows}), rejected)
+
+
+def _clear(out: Path, tasks: list[ShardTask]) -> None:
+    """Remove what a killed run left half-written, and shards of another plan."""
+    for path in out.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+    kept = {Path(task.name).stem for task in tasks}
+    for path in [*out.glob("shard-*.tar"), *out.glob("shard-*.idx"), *(out / PARTS_NAME).glob("*.json")]:
+        if path.stem not in kept:
+            path.unlink()

@@ -1,0 +1,135 @@
+"""The packed codecs: frames to bytes and back. The slow, simple, exact decoder; training has faster ones."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.codec.context import Flags as CodecFlags
+from av.container import Flags as ContainerFlags
+from PIL import Image
+
+from cclslr.shards.format import CODECS, BadClip
+
+# Long groups of pictures: 32 of 75 frames are wanted, and short groups cost both bytes and time. No B-frames: packet i
+# is frame i for every decoder. One thread: the bytes don't depend on the machine.
+_GOP = "250"
+_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    "vp9": (
+        "libvpx-vp9",
+        {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "0", "auto-alt-ref": "0", "g": _GOP},
+    ),
+    "h264": ("libx264", {"crf": "20", "preset": "fast", "tune": "fastdecode", "bf": "0", "g": _GOP}),
+    "hevc": (
+        "libx265",
+        {
+            "crf": "22",
+            "preset": "fast",
+            "tune": "fastdecode",
+            "x265-params": f"keyint={_GOP}:bframes=0:pools=1:frame-threads=1:wpp=0:info=0:log-level=error",
+        },
+    ),
+}
+
+
+def extension(codec: str) -> str:
+    """The component's name of a codec."""
+    return "mjpg" if codec == "jpeg" else "mp4"
+
+
+def encode(frames_THWC: np.ndarray, codec: str, fps: float, quality: int | None = None) -> tuple[bytes, list[int]]:
+    """Encode uint8 RGB frames.
+
+    Args:
+        frames_THWC: (T, H, W, 3); even H and W for the codecs of mp4.
+        codec: one of `CODECS`.
+        fps: frames a second, written into the mp4.
+        quality: JPEG quality (default 85), or crf of the others (defaults above).
+
+    Returns:
+        The bytes, and for jpeg the start of each image and the end of the last (T + 1 numbers), else an empty list.
+    """
+    if codec not in CODECS:
+        raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+    if codec == "jpeg":
+        return _encode_jpeg(frames_THWC, 85 if quality is None else quality)
+    return _encode_mp4(frames_THWC, codec, fps, quality), []
+
+
+def _encode_jpeg(frames_THWC: np.ndarray, quality: int) -> tuple[bytes, list[int]]:
+    file, offsets = io.BytesIO(), [0]
+    for frame_HWC in frames_THWC:
+        Image.fromarray(frame_HWC).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+        offsets.append(file.tell())
+    return file.getvalue(), offsets
+
+
+def _encode_mp4(frames_THWC: np.ndarray, codec: str, fps: float, quality: int | None) -> bytes:
+    _, height, width, _ = frames_THWC.shape
+    encoder, options = _ENCODERS[codec]
+    if quality is not None:
+        options = {**options, "crf": str(quality)}
+    rate = Fraction(fps).limit_denominator(1001)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        container.flags |= ContainerFlags.bitexact.value
+        stream = container.add_stream(encoder, rate=rate, options=options)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.time_base = 1 / rate
+        context.thread_count = 1
+        context.flags |= CodecFlags.bitexact.value
+        # Say which matrix the colours were made with; players guess by the frame's size otherwise.
+        context.color_primaries, context.color_trc, context.colorspace, context.color_range = 6, 6, 6, 1
+        if codec == "hevc":
+            context.codec_tag = "hvc1"
+        for number, frame_HWC in enumerate(frames_THWC):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="smpte170m")
+            frame.pts, frame.time_base = number, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def decode(data: bytes, codec: str) -> np.ndarray:
+    """Decode a packed component → uint8 RGB (T, H, W, 3).
+
+    Raises:
+        BadClip: the bytes are not what the codec says.
+    """
+    try:
+        frames = _decode_jpeg(data) if codec == "jpeg" else _decode_mp4(data)
+    except (av.FFmpegError, OSError, SyntaxError) as error:
+        raise BadClip(f"{codec} does not decode: {error}") from error
+    if not frames:
+        raise BadClip(f"{codec} holds no frame")
+    return np.stack(frames)
+
+
+def jpeg_offsets(data: bytes) -> list[int]:
+    """Where each JPEG of a stream begins, and the end; the marker cannot occur inside an image without a thumbnail."""
+    offsets, at = [0], data.find(b"\xff\xd9\xff\xd8")
+    while at >= 0:
+        offsets.append(at + 2)
+        at = data.find(b"\xff\xd9\xff\xd8", at + 2)
+    return [*offsets, len(data)]
+
+
+def _decode_jpeg(data: bytes) -> list[np.ndarray]:
+    offsets = jpeg_offsets(data)
+    frames = []
+    for begin, end in itertools.pairwise(offsets):
+        with Image.open(io.BytesIO(data[begin:end])) as image:
+            frames.append(np.asarray(image.convert("RGB")))
+    return frames
+
+
+def _decode_mp4(data: bytes) -> list[np.ndarray]:
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
