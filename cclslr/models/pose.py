@@ -1,0 +1,189 @@
+"""The pose encoder: graph convolutions a joint group, one Transformer a stream (CCL-SLR §4).
+
+Axis letters: N = clips (both hands of a clip count as two), B clips, T frames, J joints of a group, C channels,
+K = 3 partitions, P parts of a stream.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cclslr import keypoints
+from cclslr.config import ModelConfig
+
+STREAMS: dict[str, tuple[str, ...]] = {"manual": ("left_hand", "right_hand", "body"), "non_manual": ("face", "mouth")}
+PARTITIONS = 3
+TEMPORAL_KERNEL = 9  # frames
+
+
+def partitioned_adjacency(edges: tuple[tuple[int, int], ...], root: int) -> np.ndarray:
+    """The graph of a joint group as three weighted adjacency matrices that sum to A·D⁻¹, A with self-loops.
+
+    Spatial partitioning of ST-GCN (Yan et al., AAAI 2018, §3.3): entry [k, w, v] weighs what joint w takes from its
+    neighbour v, where k = 0 if both are equally far from `root` (hops), 1 if v is nearer to it, 2 if v is farther.
+
+    Returns:
+        (3, J, J) float32.
+    """
+    num_joints = 1 + max(max(edge) for edge in edges)
+    adjacency = np.eye(num_joints)
+    for a, b in edges:
+        adjacency[a, b] = adjacency[b, a] = 1
+    hops = np.full(num_joints, np.inf)
+    hops[root] = 0
+    for _ in range(num_joints):  # Bellman-Ford: small graphs
+        hops = np.minimum(hops, np.where(adjacency > 0, hops + 1, np.inf).min(axis=1))
+    assert np.isfinite(hops).all(), "the graph of a joint group is connected"
+    normalised = adjacency / adjacency.sum(axis=0)  # each joint gives away 1 in all
+    centripetal, centrifugal = hops[None, :] < hops[:, None], hops[None, :] > hops[:, None]
+    partitions = [~centripetal & ~centrifugal, centripetal, centrifugal]
+    return np.stack([normalised * chosen for chosen in partitions]).astype(np.float32)
+
+
+class GraphConv(nn.Module):
+    """(N, C, T, J) → (N, D, T, J): every joint gathers its neighbours by partition, then one linear map.
+
+    The adjacency is multiplied by a learned importance of every edge.
+    """
+
+    adjacency_KJJ: Tensor
+
+    def __init__(self, dim_in: int, dim_out: int, adjacency_KJJ: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("adjacency_KJJ", torch.from_numpy(adjacency_KJJ), persistent=False)
+        self.importance_KJJ = nn.Parameter(torch.ones(adjacency_KJJ.shape))
+        self.linear = nn.Linear(PARTITIONS * dim_in, dim_out, bias=False)  # a BatchNorm follows
+
+    def forward(self, x_NCTJ: Tensor) -> Tensor:
+        weights_JKJ = (self.adjacency_KJJ * self.importance_KJJ).transpose(0, 1)
+        x_NTJC = x_NCTJ.permute(0, 2, 3, 1)  # a view: x is channels-last in memory
+        gathered = weights_JKJ.flatten(0, 1) @ x_NTJC  # (N, T, J·K, C)
+        return self.linear(gathered.unflatten(2, (-1, PARTITIONS)).flatten(3)).permute(0, 3, 1, 2)
+
+
+class STGCNBlock(nn.Module):
+    """Graph convolution over joints, then a convolution over time, and a shortcut: (N, C, T, J) → (N, D, T, J)."""
+
+    def __init__(self, dim_in: int, dim_out: int, adjacency_KJJ: np.ndarray) -> None:
+        super().__init__()
+        self.spatial = GraphConv(dim_in, dim_out, adjacency_KJJ)
+        self.spatial_norm = nn.BatchNorm2d(dim_out)
+        padding = (TEMPORAL_KERNEL // 2, 0)
+        self.temporal = nn.Conv2d(dim_out, dim_out, (TEMPORAL_KERNEL, 1), padding=padding, bias=False)
+        self.temporal_norm = nn.BatchNorm2d(dim_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if dim_in != dim_out:
+            self.shortcut = nn.Sequential(nn.Conv2d(dim_in, dim_out, 1, bias=False), nn.BatchNorm2d(dim_out))
+
+    def forward(self, x_NCTJ: Tensor) -> Tensor:
+        y = F.relu(self.spatial_norm(self.spatial(x_NCTJ)))
+        return F.relu(self.temporal_norm(self.temporal(y)) + self.shortcut(x_NCTJ))
+
+
+class GroupEncoder(nn.Module):
+    """One joint group: (N, T, J, 3) → (N, T, width).
+
+    Four blocks, since a fingertip is four hops from the wrist; of width/8, width/8, width/4 and width/2 channels,
+    since the temporal convolutions are nearly all of the cost and grow with the square. Mean over joints, then a
+    linear map to `width`.
+    """
+
+    def __init__(self, group: str, width: int) -> None:
+        super().__init__()
+        adjacency = partitioned_adjacency(keypoints.EDGES[group], keypoints.ROOTS[group])
+        self.input_norm = nn.BatchNorm1d(3 * adjacency.shape[-1])  # each coordinate of each joint for itself
+        dims = (3, width // 8, width // 8, width // 4, width // 2)
+        self.blocks = nn.Sequential(*(STGCNBlock(a, b, adjacency) for a, b in itertools.pairwise(dims)))
+        self.linear = nn.Linear(width // 2, width)
+
+    def forward(self, x_NTJC: Tensor) -> Tensor:
+        x = self.input_norm(x_NTJC.flatten(2).flatten(0, 1)).view(x_NTJC.shape)
+        x = self.blocks(x.permute(0, 3, 1, 2))
+        return self.linear(x.mean(3).transpose(1, 2))
+
+
+class AttentionPool(nn.Module):
+    """(B, T, P·width) → (B, width): a weighted mean of all parts at all times, one softmax over all of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.score = nn.Linear(width, 1, bias=False)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        tokens_BSC = x_BTC.unflatten(2, (-1, self.width)).flatten(1, 2)
+        return (self.score(tokens_BSC).softmax(1) * tokens_BSC).sum(1)
+
+
+class MeanPool(nn.Module):
+    """(B, T, P·width) → (B, width): a linear map, then the mean over time."""
+
+    def __init__(self, parts: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(parts * width, width)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.linear(x_BTC.mean(1))  # both are linear: the cheaper order
+
+
+class Stream(nn.Module):
+    """The Transformer over the frames of one stream: (B, T, P·width) → (B, width).
+
+    Layer norm first, and no position encoding: order reaches it through the temporal convolutions.
+    """
+
+    def __init__(self, parts: int, config: ModelConfig) -> None:
+        super().__init__()
+        width = parts * config.gcn_width
+        layer = nn.TransformerEncoderLayer(
+            width,
+            config.transformer_heads,
+            config.transformer_width,
+            config.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.transformer = nn.TransformerEncoder(
+            layer, config.transformer_blocks, norm=nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        attention = config.pool == "attention"
+        self.pool = AttentionPool(config.gcn_width) if attention else MeanPool(parts, config.gcn_width)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.pool(self.transformer(x_BTC))
+
+
+class PoseEncoder(nn.Module):
+    """Poses (B, T, 75, 3) float → features (B, dim), dim = 2·gcn_width: the manual and the non-manual stream.
+
+    Raises:
+        ValueError: `gcn_width` that eight or the number of heads does not divide.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, heads = config.gcn_width, config.transformer_heads
+        if width % 8 or any(len(parts) * width % heads for parts in STREAMS.values()):
+            raise ValueError(
+                f"model.gcn_width is {width}; it must be a multiple of 8, and {heads} heads "
+                f"(model.transformer_heads) must divide {2 * width} and {3 * width}"
+            )
+        self.dim = 2 * width
+        names = ("hand", "body", "face", "mouth")
+        groups = {name: GroupEncoder("left_hand" if name == "hand" else name, width) for name in names}
+        self.groups = nn.ModuleDict(groups)
+        self.streams = nn.ModuleDict({name: Stream(len(parts), config) for name, parts in STREAMS.items()})
+
+    def forward(self, pose_BTJC: Tensor) -> Tensor:
+        joints = {group: pose_BTJC[:, :, where] for group, where in keypoints.SLICES.items()}
+        both_hands = self.groups["hand"](torch.cat([joints["left_hand"], joints["right_hand"]]))
+        parts = dict(zip(("left_hand", "right_hand"), both_hands.chunk(2)))
+        parts |= {group: self.groups[group](joints[group]) for group in ("body", "face", "mouth")}
+        pooled = [self.streams[name](torch.cat([parts[part] for part in names], 2)) for name, names in STREAMS.items()]
+        return torch.cat(pooled, 1)

@@ -1,0 +1,202 @@
+"""The pose encoder: its graphs, its symmetries, and plain loops in float64 beside the fast graph convolution."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from cclslr import keypoints
+from cclslr.config import ModelConfig
+from cclslr.models.flops import forward_flops
+from cclslr.models.pose import AttentionPool, GraphConv, GroupEncoder, PoseEncoder, Stream, partitioned_adjacency
+
+SMALL = ModelConfig(gcn_width=16, transformer_blocks=2, transformer_heads=4, transformer_width=24)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def encoder(**changes) -> PoseEncoder:
+    """A float64 encoder in evaluation mode with statistics and importances unlike the initial ones."""
+    model = PoseEncoder(ModelConfig(**(vars(SMALL) | changes))).double().eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+            if isinstance(module, GraphConv):
+                module.importance_KJJ.uniform_(0.5, 1.5)
+    return model
+
+
+def poses(batch: int = 2, frames: int = 12) -> torch.Tensor:
+    return torch.randn(batch, frames, keypoints.NUM_JOINTS, 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("group", keypoints.GROUPS)
+def test_partitions_split_the_normalised_adjacency(group):
+    edges, root = keypoints.EDGES[group], keypoints.ROOTS[group]
+    partitions = partitioned_adjacency(edges, root)
+    num_joints = partitions.shape[-1]
+    assert num_joints == len(keypoints.WHOLEBODY[group])
+    neighbours = {joint: {joint} for joint in range(num_joints)}
+    for a, b in edges:
+        neighbours[a].add(b)
+        neighbours[b].add(a)
+    hops, frontier = {root: 0}, [root]
+    while frontier:
+        joint = frontier.pop(0)
+        for other in neighbours[joint] - hops.keys():
+            hops[other] = hops[joint] + 1
+            frontier.append(other)
+    for w, v in itertools.product(range(num_joints), repeat=2):
+        expected = np.zeros(3)
+        if v in neighbours[w]:
+            expected[0 if hops[v] == hops[w] else 1 if hops[v] < hops[w] else 2] = 1 / len(neighbours[v])
+        np.testing.assert_allclose(partitions[:, w, v], expected, rtol=1e-6)
+
+
+def test_a_fingertip_is_four_hops_from_the_wrist():
+    reach = partitioned_adjacency(keypoints.EDGES["left_hand"], 0).sum(0) > 0
+    assert (np.linalg.matrix_power(reach.astype(int), 4)[0] > 0).all()
+    assert not (np.linalg.matrix_power(reach.astype(int), 3)[0] > 0).all()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_graph_convolution_against_plain_loops(memory_format):
+    adjacency = partitioned_adjacency(keypoints.EDGES["body"], keypoints.ROOTS["body"])
+    conv = GraphConv(2, 5, adjacency).double()
+    torch.nn.init.normal_(conv.importance_KJJ)
+    x = torch.randn(2, 2, 3, 7, dtype=torch.float64).to(memory_format=memory_format)
+    got = conv(x).detach().numpy()
+    weight = conv.linear.weight.detach().numpy().reshape(5, 3, 2)  # output, partition, input
+    importance = conv.importance_KJJ.detach().numpy()
+    wanted = np.zeros((2, 5, 3, 7))
+    for n, t, w, v, k in itertools.product(range(2), range(3), range(7), range(7), range(3)):
+        wanted[n, :, t, w] += adjacency[k, w, v] * importance[k, w, v] * (weight[:, k] @ x[n, :, t, v].numpy())
+    np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("pool", ["attention", "mean"])
+def test_shape_and_gradient_to_every_parameter(pool):
+    model = PoseEncoder(ModelConfig(**(vars(SMALL) | {"pool": pool})))
+    features = model(poses(4).float())
+    assert features.shape == (4, 32) == (4, model.dim)
+    (features * torch.randn_like(features)).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_dimension_of_the_paper():
+    assert PoseEncoder(ModelConfig(transformer_blocks=1)).dim == 1024
+
+
+def test_clips_do_not_see_each_other_in_evaluation():
+    model, x = encoder(), poses(3)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), torch.cat([model(x[i : i + 1]) for i in range(3)]))
+
+
+def parts_of_manual_stream(model: PoseEncoder, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    seen: list[torch.Tensor] = []
+    handle = model.streams["manual"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    return seen[0].chunk(3, dim=2)
+
+
+def test_both_hands_share_one_module():
+    model, x = encoder(), poses()
+    swapped = x.clone()
+    left, right = keypoints.SLICES["left_hand"], keypoints.SLICES["right_hand"]
+    swapped[:, :, left], swapped[:, :, right] = x[:, :, right], x[:, :, left]
+    before, after = parts_of_manual_stream(model, x), parts_of_manual_stream(model, swapped)
+    torch.testing.assert_close(before[0], after[1])
+    torch.testing.assert_close(before[1], after[0])
+    torch.testing.assert_close(before[2], after[2])
+    with torch.no_grad():
+        assert (model(x) - model(swapped)).abs().max() > 1e-6  # but the stream tells them apart
+
+
+@pytest.mark.parametrize("group", keypoints.GROUPS)
+def test_each_group_reaches_its_own_stream_only(group):
+    model, x = encoder(), poses()
+    changed = x.clone()
+    changed[:, :, keypoints.SLICES[group]] += 1
+    with torch.no_grad():
+        difference = (model(x) - model(changed)).abs().amax(0)
+    manual, non_manual = difference.chunk(2)
+    touched, untouched = (non_manual, manual) if group in ("face", "mouth") else (manual, non_manual)
+    assert touched.max() > 1e-6
+    assert untouched.max() == 0
+
+
+@pytest.mark.parametrize("pool", ["attention", "mean"])
+def test_a_stream_does_not_know_the_order_of_frames(pool):
+    stream = Stream(3, ModelConfig(**(vars(SMALL) | {"pool": pool}))).double().eval()
+    x = torch.randn(2, 10, 48, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(stream(x), stream(x[:, torch.randperm(10)]))
+
+
+def test_the_encoder_knows_the_order_of_frames():
+    model, x = encoder(), poses()
+    with torch.no_grad():
+        assert (model(x) - model(x.flip(1))).abs().max() > 1e-3
+
+
+def test_attention_pool_against_plain_loops_and_blind_to_the_order_of_parts():
+    pool = AttentionPool(4).double()
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    score = pool.score.weight.detach().numpy()[0]
+    wanted = np.zeros((2, 4))
+    for b in range(2):
+        tokens = [x[b, t, 4 * p : 4 * p + 4].numpy() for t in range(5) for p in range(3)]
+        weights = np.exp([token @ score for token in tokens])
+        wanted[b] = sum(weight * token for weight, token in zip(weights / weights.sum(), tokens))
+    np.testing.assert_allclose(pool(x).detach().numpy(), wanted, atol=1e-12)
+    shuffled = torch.cat([x[..., 8:], x[..., :4], x[..., 4:8]], 2)
+    torch.testing.assert_close(pool(x), pool(shuffled))
+
+
+def test_a_group_sees_sixteen_frames_to_each_side():
+    model = GroupEncoder("mouth", 16).double().eval()
+    x = torch.randn(1, 45, 8, 3, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, 22] += 1
+    with torch.no_grad():
+        moved = (model(x) - model(changed)).abs().amax((0, 2)) > 1e-12
+    assert moved.nonzero().flatten().tolist() == list(range(22 - 16, 22 + 17))
+
+
+def test_flops_counted_by_hand():
+    frames, batch = 12, 3
+    macs = 0
+    for group, copies in (("left_hand", 2), ("body", 1), ("face", 1), ("mouth", 1)):
+        joints = len(keypoints.WHOLEBODY[group])
+        dims = (3, 2, 2, 4, 8)
+        for a, b in itertools.pairwise(dims):
+            per_frame = 3 * joints * joints * a + joints * 3 * a * b + joints * 9 * b * b
+            macs += copies * frames * (per_frame + (joints * a * b if a != b else 0))
+        macs += copies * frames * 8 * 16
+    for parts in (3, 2):
+        width = parts * 16
+        block = frames * (4 * width * width + 2 * width * 24) + 2 * frames * frames * width
+        macs += 2 * block + parts * frames * 16
+    assert forward_flops(PoseEncoder(SMALL), (batch, frames, 75, 3)) == 2 * batch * macs
+
+
+def test_a_width_that_cannot_be_split_is_refused():
+    with pytest.raises(ValueError, match="gcn_width is 20"):
+        PoseEncoder(ModelConfig(gcn_width=20))
+    with pytest.raises(ValueError, match="5 heads"):
+        PoseEncoder(ModelConfig(gcn_width=64, transformer_heads=5))
