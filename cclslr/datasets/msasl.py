@@ -1,0 +1,292 @@
+"""MS-ASL: 1,000 words of American Sign Language cut from YouTube (Vaezi Joze and Koller, BMVC 2019).
+
+The lists name a YouTube video and a span in seconds. People keep either the downloads, `<youtube id>.mp4`, or clips cut
+from them under names of their own; `--names` says which, and is found out where it is one of the usual ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cclslr.datasets.base import Import, VideoFile
+from cclslr.datasets.lists import (
+    VIDEO_SUFFIXES,
+    Files,
+    Ledger,
+    PoseFiles,
+    Probe,
+    is_int,
+    is_number,
+    map_threads,
+    probe_video,
+)
+from cclslr.files import read_json
+from cclslr.shards.format import SPLITS
+
+NAME = "msasl"
+HELP = "MSASL100/200/500/1000 from MSASL_{train,val,test}.json and YouTube downloads or clips cut from them"
+
+PUBLISHED = {
+    100: {"train": 3790, "val": 1190, "test": 757},
+    200: {"train": 6321, "val": 2041, "test": 1359},
+    500: {"train": 11403, "val": 3702, "test": 2720},
+    1000: {"train": 16054, "val": 5287, "test": 4172},
+}
+# Names that are tried, in this order; index counts from 0 within the split's list.
+NAMES = ("{id}", "{split}_{index:05d}", "{split}_{index}", "{split}/{index:05d}", "{split}/{index}")
+SLACK = 0.5  # seconds that a container's own length and a list's end may differ by
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `make_shards.py msasl`."""
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        metavar="DIR",
+        help="folder of MSASL_{train,val,test,classes}.json",
+    )
+    parser.add_argument("--videos", metavar="DIR", help="folder of the videos; leave out for poses alone")
+    parser.add_argument(
+        "--poses", metavar="DIR", help="folder of keypoints, named as the videos or as the clips (train_00012.npz)"
+    )
+    parser.add_argument("--subset", type=int, choices=tuple(PUBLISHED), default=1000, help="MSASL-K: labels below K")
+    parser.add_argument(
+        "--names",
+        metavar="TEMPLATE",
+        help="file names without suffix, from {id} {split} {index} {label} {text}, e.g. '{text}/{split}_{index:05d}'; "
+        "default: whichever usual one finds most files",
+    )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One line of a list, checked."""
+
+    split: str
+    index: int
+    label: int
+    text: str
+    video_id: str
+    start: float  # seconds
+    end: float
+    signer: str | None
+    box: tuple[float, float, float, float] | None  # x0, y0, x1, y1 as fractions
+
+    @property
+    def key(self) -> str:
+        return f"{self.split}_{self.index:05d}"
+
+
+def load(args: argparse.Namespace) -> Import:
+    """Read the three lists, look for the files, decide whether they are cut already.
+
+    Raises:
+        ValueError: a list that is no list of MS-ASL, a folder that is not there, a template with an unknown field.
+    """
+    folder = Path(args.annotations)
+    if args.videos is None and args.poses is None:
+        raise ValueError("give --videos, --poses or both: a list alone makes no clips")
+    ledger = Ledger()
+    classes = _classes(folder, args.subset)
+    entries, total = [], 0
+    for split in SPLITS:
+        path = folder / f"MSASL_{split}.json"
+        if not path.is_file():
+            ledger.notes.append(f"{path.name} is not there: no {split} clips")
+            continue
+        listed, rows = _read_list(path, split, ledger, args.subset)
+        entries += listed
+        total += rows
+    if total == 0:
+        raise ValueError(f"{folder}: no clip of MSASL{args.subset} in MSASL_{{train,val,test}}.json")
+    ledger.compare(PUBLISHED[args.subset], f"MSASL{args.subset}")
+    ledger.conventions["signers"] = "signer_id (222 people, none in two splits); the field signer is -1 where unknown"
+
+    videos = None if args.videos is None else Files.walk(args.videos, VIDEO_SUFFIXES)
+    poses = PoseFiles.walk(args.poses)
+    names = None if videos is None else _choose_names(args.names, entries, videos, ledger)
+    found: list[tuple[_Entry, Path | None, str | None]] = []
+    for entry in entries:
+        name = entry.key if names is None else _format(names, entry)
+        video = None if videos is None else videos.find(name)
+        pose, missing = poses.find(name, entry.key, entry.video_id)
+        if videos is not None and video is None:
+            ledger.missing.append(str(videos.folder / f"{name}.mp4"))
+        elif missing is not None:
+            ledger.missing.append(missing)
+        else:
+            found.append((entry, video, pose))
+
+    for (entry, video, pose), span in zip(found, _spans(found, ledger)):
+        if isinstance(span, str):
+            ledger.reject(entry.key, span)
+            continue
+        source = VideoFile(
+            path=None if video is None else str(video), pose=pose, box=entry.box, box_is_fraction=True, **span
+        )
+        ledger.add(entry.key, source, entry.label, classes[entry.label], entry.split, entry.signer)
+    return ledger.finish(total, classes)
+
+
+def _classes(folder: Path, subset: int) -> list[str]:
+    path = folder / "MSASL_classes.json"
+    if not path.is_file():
+        return [f"class {label}" for label in range(subset)]
+    classes = read_json(path)
+    if not isinstance(classes, list) or len(classes) < subset or not all(isinstance(word, str) for word in classes):
+        raise ValueError(f"{path}: not a list of at least {subset} words")
+    return classes[:subset]
+
+
+def _read_list(path: Path, split: str, ledger: Ledger, subset: int) -> tuple[list[_Entry], int]:
+    """Entries below `subset` and the number of rows that have to be booked."""
+    document = read_json(path)
+    if not isinstance(document, list):
+        raise ValueError(f"{path}: not a list of clips")
+    ambiguous = _shared_seconds(document)
+    entries, total = [], 0
+    for index, row in enumerate(document):
+        where = f"{path.name}, row {index}"
+        label = row.get("label") if isinstance(row, dict) else None
+        if not is_int(label) or not 0 <= label < 1000:
+            total += 1
+            ledger.reject(where, f"label is {label!r}, not 0 to 999")
+            continue
+        if label >= subset:
+            continue
+        total += 1
+        ledger.count(split, label)
+        entry = _entry(row, split, index, ambiguous)
+        if isinstance(entry, str):
+            ledger.reject(where, entry)
+        elif not ledger.repeats(f"{split} {entry.video_id} {entry.start} {entry.end} {label}", where):
+            entries.append(entry)
+    return entries, total
+
+
+def _entry(row: dict[str, Any], split: str, index: int, ambiguous: set[tuple[Any, ...]]) -> _Entry | str:
+    """The checked line, or why it cannot be used."""
+    video_id = youtube_id(row.get("url"))
+    if video_id is None:
+        return f"url {row.get('url')!r} names no YouTube video"
+    start, end = row.get("start_time"), row.get("end_time")
+    if _seconds(row) in ambiguous and is_number(row.get("fps")) and row["fps"] > 0:
+        start, end = row["start"] / row["fps"], row["end"] / row["fps"]
+    if not is_number(start) or not is_number(end) or start < 0 or end <= start:
+        return f"{start!r} s to {end!r} s is no span"
+    text, signer = row.get("text"), row.get("signer_id")
+    return _Entry(
+        split=split,
+        index=index,
+        label=row["label"],
+        text=text if isinstance(text, str) else "",
+        video_id=video_id,
+        start=float(start),
+        end=float(end),
+        signer=str(signer) if is_int(signer) else None,
+        box=_box(row.get("box")),
+    )
+
+
+def _seconds(row: Any) -> tuple[Any, ...]:
+    if not isinstance(row, dict):
+        return ()
+    return (youtube_id(row.get("url")), str(row.get("start_time")), str(row.get("end_time")))
+
+
+def _shared_seconds(document: list[Any]) -> set[tuple[Any, ...]]:
+    """Spans in seconds that several lines share while their frames differ: four pairs of the training list, two takes
+    of a word under the span of both. For these the frames decide; everywhere else the seconds do."""
+    frames: dict[tuple[Any, ...], set[tuple[int, int]]] = {}
+    for row in document:
+        if isinstance(row, dict) and is_int(row.get("start")) and is_int(row.get("end")):
+            frames.setdefault(_seconds(row), set()).add((row["start"], row["end"]))
+    return {seconds for seconds, spans in frames.items() if len(spans) > 1}
+
+
+def youtube_id(url: Any) -> str | None:
+    """The video's id from a URL with or without a scheme, long or short, with other parameters behind it."""
+    if not isinstance(url, str):
+        return None
+    match = re.search(r"(?:[?&]v=|youtu\.be/|/embed/|/shorts/)([A-Za-z0-9_-]{11})(?![A-Za-z0-9_-])", url)
+    return match[1] if match else None
+
+
+def _box(value: Any) -> tuple[float, float, float, float] | None:
+    """The list's [y0, x0, y1, x1] as (x0, y0, x1, y1); None where it is no box."""
+    if not isinstance(value, list) or len(value) != 4 or not all(is_number(number) for number in value):
+        return None
+    y0, x0, y1, x1 = (min(max(float(number), 0.0), 1.0) for number in value)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _format(names: str, entry: _Entry) -> str:
+    return names.format(id=entry.video_id, split=entry.split, index=entry.index, label=entry.label, text=entry.text)
+
+
+def _choose_names(names: str | None, entries: list[_Entry], videos: Files, ledger: Ledger) -> str:
+    """The template of the file names: the user's, or the one that finds most files."""
+    if names is not None:
+        try:
+            for entry in entries[:1]:
+                _format(names, entry)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"--names {names!r}: {error}; known fields: id, split, index, label, text") from error
+        ledger.conventions["names"] = names
+        return names
+    hits = {template: sum(videos.find(_format(template, entry)) is not None for entry in entries) for template in NAMES}
+    best = max(hits, key=hits.__getitem__)
+    count = hits[best]
+    ledger.conventions["names"] = f"{best} ({count} of {len(entries)} clips found)"
+    return best
+
+
+def _spans(found: list[tuple[_Entry, Path | None, str | None]], ledger: Ledger) -> list[dict[str, Any] | str]:
+    """For each clip the span of its `VideoFile`, or why it has none."""
+    paths = sorted({path for _, path, _ in found if path is not None})
+    probes = dict(zip(paths, map_threads(probe_video, paths)))
+    users = Counter(path for _, path, _ in found if path is not None)
+    votes: Counter[str] = Counter()
+    spans: list[dict[str, Any] | str] = []
+    for entry, path, _ in found:
+        probe = None if path is None else probes[path]
+        if path is None or probe is None:  # poses alone; or unreadable, which packing reports with the decoder's reason
+            votes["unreadable"] += path is not None
+            spans.append({})
+            continue
+        verdict = judge(entry.start, entry.end, probe, shared=users[path] > 1)
+        votes[verdict] += 1
+        if verdict == "beyond":
+            spans.append(f"starts at {entry.start:g} s, but {path} ends at {probe.seconds:.1f} s: download it again")
+        elif verdict == "trimmed":
+            spans.append({})
+        else:
+            spans.append({"seconds": (entry.start, entry.end)})  # a file that ends too early is packing's to reject
+    if paths:
+        ledger.conventions["files"] = (
+            f"{'trimmed' if votes['trimmed'] > votes['untrimmed'] else 'untrimmed'}: {votes['trimmed']} clips are "
+            f"whole files, {votes['untrimmed']} are cut by the list's seconds, {votes['beyond']} would start beyond "
+            f"their file, {votes['unreadable']} unreadable"
+        )
+    return spans
+
+
+def judge(start: float, end: float, probe: Probe, shared: bool) -> str:
+    """What a file is to a clip: `trimmed` (the clip itself), `untrimmed` (holds it), `beyond` (ends before it starts).
+
+    Args:
+        start, end: the list's span, seconds.
+        probe: length and rate of the file.
+        shared: several clips of the list name this file, so it cannot be one of them.
+    """
+    length = end - start
+    if not shared and abs(probe.seconds - length) <= max(SLACK, 0.1 * length):
+        return "trimmed"
+    if start < probe.seconds - 1 / probe.fps:
+        return "untrimmed"
+    return "beyond" if shared else "trimmed"

@@ -1,0 +1,279 @@
+"""NMFs-CSL: 1,067 Chinese words that differ in non-manual features (Hu et al., TOMM 2021), as folders of JPEG frames.
+
+`jpg_video/<class>/<clip>/image_00001.jpg`; two kinds of lists circulate: `trainlist01.txt` (`path label`) with a
+`testlist01.txt` of paths only, and `uni_{train,test}list01.csv` (`file,label`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cclslr.datasets.base import Import
+from cclslr.datasets.lists import Ledger, PoseFiles, clean_key, map_threads, read_lines, sample
+from cclslr.shards.format import BadClip, RawClip
+
+NAME = "nmfs_csl"
+HELP = "NMFs-CSL from folders of JPEG frames and its train and test lists"
+
+CLASSES = 1067
+PUBLISHED = {"train": 25_608, "val": 0, "test": 6_402}
+_LISTS = {"train": ("uni_trainlist01.csv", "trainlist01.txt"), "test": ("uni_testlist01.csv", "testlist01.txt")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `make_shards.py nmfs_csl`."""
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        metavar="DIR",
+        help="folder of trainlist01.txt and testlist01.txt, or of uni_trainlist01.csv and uni_testlist01.csv",
+    )
+    parser.add_argument("--videos", required=True, metavar="DIR", help="jpg_video: <class>/<clip>/image_00001.jpg")
+    parser.add_argument("--poses", metavar="DIR", help="folder of <class>/<clip>.npz")
+    parser.add_argument(
+        "--fps", type=float, default=30.0, help="frame rate of the folders, which don't say (default 30)"
+    )
+
+
+@dataclass(frozen=True)
+class FrameFolder:
+    """A `ClipSource`: numbered JPEG frames, with whole-body keypoints from a file beside them."""
+
+    path: str
+    pose: str | None
+    fps: float
+
+    def fingerprint(self) -> str:
+        """Changes when a frame is added, removed or written again, or the keypoints are."""
+        paths = sorted(Path(self.path).iterdir()) + ([] if self.pose is None else [Path(self.pose)])
+        stats = repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
+        return f"{self!r} {zlib.crc32(stats.encode('utf-8', 'surrogateescape')):08x}"
+
+    def load(self) -> RawClip:
+        """Decode the frames in the order of their numbers.
+
+        Raises:
+            BadClip: no frames, a gap in the numbers, a broken image, two sizes, keypoints of another length.
+        """
+        from cclslr.shards.decode import load_keypoints  # imported where it works: importers decode nothing
+
+        matches = ((_FRAME.fullmatch(path.name), path) for path in Path(self.path).iterdir())
+        numbers = {int(match[1]): path for match, path in matches if match}
+        if not numbers:
+            raise BadClip("the folder has no image_00001.jpg")
+        first, last = min(numbers), max(numbers)
+        if len(numbers) != last - first + 1:
+            gap = next(number for number in range(first, last) if number not in numbers)
+            raise BadClip(f"frame {gap} is missing between {first} and {last}")
+        frames: list[np.ndarray] = []
+        for number in sorted(numbers):
+            try:
+                with Image.open(numbers[number]) as image:
+                    frames.append(np.asarray(image.convert("RGB")))
+            except (OSError, SyntaxError) as error:
+                raise BadClip(f"{numbers[number].name}: {error}") from error
+            if frames[-1].shape != frames[0].shape:
+                raise BadClip(f"{numbers[number].name}: the frame size changes within the clip")
+        span = [0, len(frames)]
+        meta = {"source": Path(self.path).name, "span": span, "source_frames": len(frames)}
+        clip = RawClip(np.stack(frames), None, self.fps, meta)
+        if self.pose is not None:
+            clip.keypoints_TKC, texts = load_keypoints(self.pose)
+            if len(clip.keypoints_TKC) != len(frames):
+                raise BadClip(f"the pose has {len(clip.keypoints_TKC)} frames, the folder {len(frames)}")
+            if texts:
+                clip.meta["pose"] = texts
+        return clip
+
+
+_FRAME = re.compile(r"(?:image|img|frame)?_?(\d+)\.jpe?g", re.IGNORECASE)
+
+
+@dataclass
+class _Line:
+    """One row of a list."""
+
+    where: str
+    path: str
+    folder: int | None  # number of the first folder
+    label: int | None  # as listed
+    split: str
+
+
+def load(args: argparse.Namespace) -> Import:
+    """Read the lists, find the folders, find out what labels count from.
+
+    Raises:
+        ValueError: no list, a folder that is not there, labels that are not those of 1,067 classes.
+    """
+    videos = Path(args.videos)
+    if not videos.is_dir():
+        raise ValueError(f"{videos} is not a folder; --videos takes jpg_video")
+    ledger = Ledger()
+    lines, total = _read_lists(Path(args.annotations), ledger)
+    offset = _label_base(lines, ledger, Path(args.annotations))
+    poses = PoseFiles.walk(args.poses)
+    classes = [f"class {label}" for label in range(CLASSES)]
+    folders = _clip_folders(videos)
+    used: set[int] = set()
+    for line in lines:
+        label = _label(line, offset)
+        if label is None or not 0 <= label < CLASSES:
+            ledger.reject(line.where, f"no label of 0 to {CLASSES - 1} in {line.path!r}")
+            continue
+        used.add(label)
+        ledger.count(line.split, label)
+        if ledger.repeats(line.path, line.where):
+            continue
+        pose, missing = poses.find(line.path)
+        if line.path not in folders:
+            ledger.missing.append(str(videos / line.path))
+        elif missing is not None:
+            ledger.missing.append(missing)
+        else:
+            clip = FrameFolder(str(folders[line.path]), pose, args.fps)
+            ledger.add(clean_key(line.path.replace("/", "_")), clip, label, None, line.split)
+    if len(used) < CLASSES:
+        ledger.notes.append(f"labels span {len(used)} of the {CLASSES} classes")
+    ledger.compare(PUBLISHED, "NMFs-CSL", "Part of the set is not in it, or the lists were edited.")
+    _report_sizes([Path(row.source.path) for row in ledger.rows if isinstance(row.source, FrameFolder)], ledger)
+    return ledger.finish(total, classes)
+
+
+def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
+    lines: list[_Line] = []
+    total = 0
+    chosen = []
+    for split, names in _LISTS.items():
+        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        if path is None:
+            ledger.notes.append(f"none of {', '.join(names)} is there: no {split} clips")
+            continue
+        chosen.append(path.name)
+        for number, text in enumerate(read_lines(path), start=1):
+            where = f"{path.name}, line {number}"
+            cells = _cells(text, path.suffix == ".csv")
+            if number == 1 and cells[0].lower() in ("file", "path", "video"):
+                continue
+            total += 1
+            line = _line(where, cells, split)
+            if isinstance(line, str):
+                ledger.reject(where, line)
+            else:
+                lines.append(line)
+    if not chosen:
+        raise ValueError(f"{folder}: neither {{train,test}}list01.txt nor uni_{{train,test}}list01.csv is in it")
+    ledger.conventions["lists"] = ", ".join(chosen)
+    return lines, total
+
+
+def _cells(text: str, is_csv: bool) -> list[str]:
+    """`file,label` or `path label`; a path may hold blanks, so only a number at the end is split off."""
+    if is_csv:
+        try:
+            return [cell.strip() for cell in next(csv.reader([text]))]
+        except csv.Error:
+            return [text]
+    match = re.fullmatch(r"(.*\S)\s+(-?\d{1,9})", text)
+    return [match[1], match[2]] if match else [text]
+
+
+def _line(where: str, cells: list[str], split: str) -> _Line | str:
+    path = re.sub(r"\.(?:avi|mp4)$", "", cells[0].replace("\\", "/").strip("/"), flags=re.IGNORECASE)
+    path = path.removeprefix("jpg_video/")
+    parts = path.split("/")
+    if not path or any(part in ("", ".", "..") for part in parts) or "\0" in path:
+        return f"{cells[0]!r} is no path"
+    label = None
+    if len(cells) > 1:
+        if not re.fullmatch(r"-?\d{1,9}", cells[1]):
+            return f"label is {cells[1]!r}, not a number"
+        label = int(cells[1])
+    folder = int(parts[0]) if len(parts) > 1 and re.fullmatch(r"\d{1,9}", parts[0]) else None
+    return _Line(where, path, folder, label, split)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What is subtracted from the numbers of a copy to get labels from 0."""
+
+    label: int
+    folder: int | None  # None: folders are no labels in this copy
+
+
+def _label(line: _Line, base: _Base) -> int | None:
+    if line.label is not None:
+        return line.label - base.label
+    return None if line.folder is None or base.folder is None else line.folder - base.folder
+
+
+def _label_base(lines: list[_Line], ledger: Ledger, folder: Path) -> _Base:
+    """Labels may count from 0 or 1, and so may the folders that a list of bare paths takes its labels from: what a
+    folder means is read off the rows that have both."""
+    labels = [line.label for line in lines if line.label is not None]
+    label_base = 1 if labels and min(labels) >= 1 and max(labels) >= CLASSES else 0
+    if labels and (min(labels) < label_base or max(labels) >= CLASSES + label_base):
+        outside = sum(not label_base <= label < CLASSES + label_base for label in labels)
+        if outside > 0.5 * len(labels):
+            raise ValueError(f"{folder}: labels from {min(labels)} to {max(labels)}, expected 0 to {CLASSES - 1}")
+        ledger.notes.append(f"{outside} labels lie outside 0 to {CLASSES - 1} and are rejected")
+    if labels:
+        ledger.conventions["labels"] = f"counted from {label_base}"
+
+    bare = [line for line in lines if line.label is None]
+    if not bare:
+        return _Base(label_base, None)
+    steps = Counter(
+        line.folder - (line.label - label_base) for line in lines if line.folder is not None and line.label is not None
+    )
+    if steps:
+        folder_base, count = steps.most_common(1)[0]
+        if count < 0.99 * sum(steps.values()):
+            raise ValueError(
+                f"{folder}: the test list has no labels, and folders don't give them: in the training list folder and "
+                f"label agree in {count} of {sum(steps.values())} rows only. Use uni_testlist01.csv"
+            )
+    else:
+        numbers = [line.folder for line in bare if line.folder is not None]
+        folder_base = 1 if numbers and min(numbers) >= 1 and max(numbers) >= CLASSES else 0
+    ledger.conventions["test labels"] = f"the list has none; the first folder's number, counted from {folder_base}"
+    return _Base(label_base, folder_base)
+
+
+def _clip_folders(videos: Path) -> dict[str, Path]:
+    """Folders two levels down, by `<class>/<clip>`; zero padding in the lists and on disk is the same in every copy."""
+    return {
+        f"{group.name}/{clip.name}": clip
+        for group in sorted(videos.iterdir())
+        if group.is_dir()
+        for clip in sorted(group.iterdir())
+        if clip.is_dir()
+    }
+
+
+def _report_sizes(folders: list[Path], ledger: Ledger) -> None:
+    """The frame sizes of a sample; the set has two, 1000x720 and 540x540."""
+
+    def size(folder: Path) -> str | None:
+        first = min(folder.glob("*.jp*g"), default=None)
+        if first is None:
+            return None
+        try:
+            with Image.open(first) as image:
+                return f"{image.width}x{image.height}"
+        except (OSError, SyntaxError):
+            return "unreadable"
+
+    sizes = Counter(found for found in map_threads(size, sample(folders, 64)) if found is not None)
+    if sizes:
+        shown = ", ".join(f"{name} ({count})" for name, count in sorted(sizes.items()))
+        ledger.conventions["frame sizes"] = f"{shown} of {sum(sizes.values())} clips looked at"
