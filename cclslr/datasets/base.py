@@ -67,7 +67,7 @@ class VideoFile:
     """
 
     path: str | None  # video; None: a clip of poses alone
-    pose: str | None = None  # .npz (array "keypoints", or the only one) or .npy, (T, 133, 3): x, y in pixels, confidence
+    pose: str | None = None  # .npz (array "keypoints" or one only) or .npy, (T, 133, 3): x, y in pixels, confidence
     frames: tuple[int, int | None] | None = None  # 0-based
     seconds: tuple[float, float | None] | None = None
     box: tuple[float, float, float, float] | None = None  # of the signer: x0, y0, x1, y1
@@ -89,6 +89,6 @@ class VideoFile:
         Raises:
             BadClip: unreadable or empty video, a span beyond it, keypoints of another shape or length.
         """
-        from cclslr.shards.video import load_video_file  # imported where it works: importers decode nothing
+        from cclslr.shards.decode import load_video_file  # imported where it works: importers decode nothing
 
         return load_video_file(self)

@@ -6,60 +6,31 @@ task of one worker, and counts as done once its part of the index is there.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import fcntl
 import hashlib
-import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cclslr.files import atomic_write, read_json, write_json
-from cclslr.keypoints import NUM_WHOLEBODY
-from cclslr.shards import video
-from cclslr.shards.crop import CROPS, crop_and_resize
+from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.executor import run_tasks
-from cclslr.shards.format import (
-    CODECS,
-    FORMAT_VERSION,
-    KEY_PATTERN,
-    SPLITS,
-    BadClip,
-    Component,
-    IndexRow,
-    ManifestRow,
-    RawClip,
-)
+from cclslr.shards.format import FORMAT_VERSION, KEY_PATTERN, SPLITS, BadClip, Component, IndexRow, ManifestRow
 from cclslr.shards.index import INDEX_NAME, write_index
-from cclslr.shards.reader import INFO_NAME, encode_masks
-from cclslr.shards.writer import MAX_NAME, PackedClip, ShardFile, open_shard
+from cclslr.shards.reader import INFO_NAME
+from cclslr.shards.writer import MAX_NAME, ShardFile, open_shard
+
+__all__ = ["PackOptions", "PackReport", "Rejected", "finish", "pack", "read_rejected"]
 
 REJECTED_NAME = "rejected.csv"
 PARTS_NAME = ".parts"  # one JSON a finished shard, while packing is under way
 MAX_KEY = MAX_NAME - len(".pose.npy")  # the longest component
-
-MaskMaker = Callable[[np.ndarray, np.ndarray | None], np.ndarray | None]
-"""Packed frames (T, H, W, 3) uint8 and keypoints (T, 133, 3) → masks {0, 1} (T, 64, 64), or None for no masks."""
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """How clips are packed; everything here is part of the recipe that decides whether a shard is up to date."""
-
-    codec: str = "h264"
-    size: int = 256  # pixels: the side of the square crop, or the short side without a crop
-    crop: str = "signer"  # signer | none
-    quality: int | None = None  # JPEG quality or crf; None: the codec's default
-    clips_per_shard: int = 256
-    allow_unlabelled: bool = False
-    licence_note: str = ""
-    mask_maker: MaskMaker | None = None  # a picklable function or dataclass, called once a clip in the worker
 
 
 @dataclass(frozen=True)
@@ -110,6 +81,7 @@ def pack(
     workers: int = 1,
     scheduler: str | None = None,
     settings: dict[str, Any] | None = None,
+    rejected: Iterable[Rejected] = (),
 ) -> PackReport:
     """Pack clips into the folder `out`; continues where an earlier run was stopped.
 
@@ -117,14 +89,15 @@ def pack(
         rows: the clips.
         classes: gloss of each label; by default collected from the rows.
         workers, scheduler: see `run_tasks`.
+        rejected: clips that the importer refused; they are listed with those refused here.
         settings: what the user wants to find again in dataset.json, such as the importer and its arguments.
 
     Raises:
         ValueError: options out of range; `out` holds another data set, or is being packed by another process.
     """
-    _check_options(options)
-    out = Path(out)
-    good, rejected = _check_rows(list(rows), options)
+    out = Path(out).resolve()
+    good, refused = _check_rows(list(rows), options)
+    rejected = [*rejected, *refused]
     classes = _classes(good) if classes is None else classes
     tasks = _deal(good, out, options)
     recipe = _sha256(*(task.fingerprint for task in tasks), json.dumps(classes), json.dumps(settings, sort_keys=True))
@@ -217,71 +190,6 @@ def build_shard(task: ShardTask) -> ShardPart:
     return part
 
 
-def pack_clip(row: ManifestRow, clip: RawClip, options: PackOptions) -> PackedClip:
-    """Crop, resize and encode one clip.
-
-    Raises:
-        BadClip: the clip's parts do not fit each other.
-    """
-    check_clip(clip)
-    clip = crop_and_resize(clip, options.size, options.crop)
-    frames_THWC, keypoints_TKC = clip.frames_THWC, clip.keypoints_TKC
-    parts: dict[str, bytes] = {}
-    frame_offsets: list[int] = []
-    height = width = 0
-    if frames_THWC is not None:
-        num_frames, height, width, _ = frames_THWC.shape
-        data, frame_offsets = video.encode(frames_THWC, options.codec, clip.fps, options.quality)
-        parts[video.extension(options.codec)] = data
-        if options.mask_maker is not None and (masks_THW := options.mask_maker(frames_THWC, keypoints_TKC)) is not None:
-            parts["mask.png"] = encode_masks(masks_THW)
-    if keypoints_TKC is not None:
-        num_frames = len(keypoints_TKC)
-        file = io.BytesIO()
-        np.save(file, keypoints_TKC.astype(np.float16))
-        parts["pose.npy"] = file.getvalue()
-    meta = {
-        "label": row.label,
-        "gloss": row.gloss,
-        "signer": row.signer,
-        "split": row.split,
-        "fps": clip.fps,
-        "frames": num_frames,
-        **clip.meta,
-    }
-    parts["json"] = json.dumps(meta, sort_keys=True).encode()
-    index_row = IndexRow(
-        key=row.key,
-        shard="",
-        label=-1 if row.label is None else row.label,
-        split=row.split,
-        signer=row.signer or "",
-        num_frames=num_frames,
-        width=width,
-        height=height,
-        fps=clip.fps,
-        components={},
-        frame_offsets=tuple(frame_offsets),
-    )
-    return PackedClip(index_row, parts)
-
-
-def check_clip(clip: RawClip) -> None:
-    """Raises BadClip where the shapes or lengths of a clip's parts are wrong."""
-    frames_THWC, keypoints_TKC = clip.frames_THWC, clip.keypoints_TKC
-    if frames_THWC is None and keypoints_TKC is None:
-        raise BadClip("neither video nor pose")
-    if frames_THWC is not None and len(frames_THWC) == 0:
-        raise BadClip("the video has no frame")
-    if keypoints_TKC is not None:
-        if keypoints_TKC.ndim != 3 or keypoints_TKC.shape[1:] != (NUM_WHOLEBODY, 3):
-            raise BadClip(f"keypoints have shape {keypoints_TKC.shape}, expected (T, {NUM_WHOLEBODY}, 3)")
-        if len(keypoints_TKC) == 0:
-            raise BadClip("the pose has no frame")
-        if frames_THWC is not None and len(frames_THWC) != len(keypoints_TKC):
-            raise BadClip(f"the pose has {len(keypoints_TKC)} frames, the video {len(frames_THWC)}")
-
-
 def describe_source(row: ManifestRow) -> str:
     """What a user recognises a clip's source by: its file where it has one."""
     source = row.source
@@ -290,30 +198,15 @@ def describe_source(row: ManifestRow) -> str:
 
 def read_rejected(out: str | Path) -> list[Rejected]:
     """The clips of rejected.csv."""
-    import csv
-
     with open(Path(out) / REJECTED_NAME, encoding="utf-8", newline="") as file:
         return [Rejected(**row) for row in csv.DictReader(file)]
 
 
 def _write_rejected(out: Path, rejected: list[Rejected]) -> None:
-    import csv
-
     with atomic_write(out / REJECTED_NAME, "w") as file:
         writer = csv.writer(file)
         writer.writerow([item.name for item in dataclasses.fields(Rejected)])
         writer.writerows(dataclasses.astuple(item) for item in rejected)
-
-
-def _check_options(options: PackOptions) -> None:
-    if options.codec not in CODECS:
-        raise ValueError(f"unknown codec {options.codec!r}; choose one of {', '.join(CODECS)}")
-    if options.crop not in CROPS:
-        raise ValueError(f"unknown crop {options.crop!r}; choose one of {', '.join(CROPS)}")
-    if options.size < 16 or options.size % 2:
-        raise ValueError(f"size is {options.size}; choose an even number of pixels, at least 16")
-    if options.clips_per_shard < 1:
-        raise ValueError(f"clips per shard is {options.clips_per_shard}; choose at least 1")
 
 
 def _check_rows(rows: list[ManifestRow], options: PackOptions) -> tuple[list[ManifestRow], list[Rejected]]:

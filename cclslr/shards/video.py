@@ -8,14 +8,16 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.codec.context import Flags as CodecFlags
-from av.container import Flags as ContainerFlags
+from av.video.stream import VideoStream
 from PIL import Image
 
+from cclslr.shards.decode import decode_file
 from cclslr.shards.format import CODECS, BadClip
 
 # Long groups of pictures: 32 of 75 frames are wanted, and short groups cost both bytes and time. No B-frames: packet i
 # is frame i for every decoder. One thread: the bytes don't depend on the machine.
+__all__ = ["decode", "decode_file", "encode", "extension", "jpeg_offsets"]
+
 _GOP = "250"
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "vp9": (
@@ -69,19 +71,19 @@ def _encode_jpeg(frames_THWC: np.ndarray, quality: int) -> tuple[bytes, list[int
 
 def _encode_mp4(frames_THWC: np.ndarray, codec: str, fps: float, quality: int | None) -> bytes:
     _, height, width, _ = frames_THWC.shape
-    encoder, options = _ENCODERS[codec]
+    encoder, defaults = _ENCODERS[codec]
+    options = {"flags": "+bitexact", **defaults}  # no dates, no versions
     if quality is not None:
-        options = {**options, "crf": str(quality)}
+        options["crf"] = str(quality)
     rate = Fraction(fps).limit_denominator(1001)
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        container.flags |= ContainerFlags.bitexact.value
+    with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(encoder, rate=rate, options=options)
+        assert isinstance(stream, VideoStream)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base = 1 / rate
         context.thread_count = 1
-        context.flags |= CodecFlags.bitexact.value
         # Say which matrix the colours were made with; players guess by the frame's size otherwise.
         context.color_primaries, context.color_trc, context.colorspace, context.color_range = 6, 6, 6, 1
         if codec == "hevc":
@@ -129,7 +131,7 @@ def _decode_jpeg(data: bytes) -> list[np.ndarray]:
 
 
 def _decode_mp4(data: bytes) -> list[np.ndarray]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]

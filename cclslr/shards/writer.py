@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from webdataset import TarWriter
 
@@ -83,7 +83,7 @@ def open_shard(folder: str | Path, name: str) -> Iterator[tuple[ShardWriter, Sha
         writer.close()
         report.bytes = file.tell()
         file.seek(0)
-        report.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        report.sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         file.seek(0)
         report.rows = writer.rows(file)
     with atomic_write(path.with_suffix(".idx"), "w") as file:

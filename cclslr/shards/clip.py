@@ -1,0 +1,109 @@
+"""One clip's bytes: checked, cropped, encoded, described."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cclslr.keypoints import NUM_WHOLEBODY
+from cclslr.shards import video
+from cclslr.shards.crop import CROPS, crop_and_resize
+from cclslr.shards.format import CODECS, BadClip, IndexRow, ManifestRow, RawClip
+from cclslr.shards.reader import encode_masks
+from cclslr.shards.writer import PackedClip
+
+MaskMaker = Callable[[np.ndarray, np.ndarray | None], np.ndarray | None]
+"""Packed frames (T, H, W, 3) uint8 and keypoints (T, 133, 3) → masks {0, 1} (T, 64, 64), or None for no masks."""
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How clips are packed; everything here is part of the recipe that decides whether a shard is up to date."""
+
+    codec: str = "h264"
+    size: int = 256  # pixels: the side of the square crop, or the short side without a crop
+    crop: str = "signer"  # signer | none
+    quality: int | None = None  # JPEG quality or crf; None: the codec's default
+    clips_per_shard: int = 256
+    allow_unlabelled: bool = False
+    licence_note: str = ""
+    mask_maker: MaskMaker | None = None  # a picklable function or dataclass, called once a clip in the worker
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise ValueError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
+        if self.crop not in CROPS:
+            raise ValueError(f"unknown crop {self.crop!r}; choose one of {', '.join(CROPS)}")
+        if self.size < 16 or self.size % 2:
+            raise ValueError(f"size is {self.size}; choose an even number of pixels, at least 16")
+        if self.clips_per_shard < 1:
+            raise ValueError(f"clips per shard is {self.clips_per_shard}; choose at least 1")
+
+
+def pack_clip(row: ManifestRow, clip: RawClip, options: PackOptions) -> PackedClip:
+    """Crop, resize and encode one clip.
+
+    Raises:
+        BadClip: the clip's parts do not fit each other.
+    """
+    check_clip(clip)
+    clip = crop_and_resize(clip, options.size, options.crop)
+    frames_THWC, keypoints_TKC = clip.frames_THWC, clip.keypoints_TKC
+    parts: dict[str, bytes] = {}
+    frame_offsets: list[int] = []
+    height = width = 0
+    if frames_THWC is not None:
+        num_frames, height, width, _ = frames_THWC.shape
+        data, frame_offsets = video.encode(frames_THWC, options.codec, clip.fps, options.quality)
+        parts[video.extension(options.codec)] = data
+        if options.mask_maker is not None and (masks_THW := options.mask_maker(frames_THWC, keypoints_TKC)) is not None:
+            parts["mask.png"] = encode_masks(masks_THW)
+    if keypoints_TKC is not None:
+        num_frames = len(keypoints_TKC)
+        file = io.BytesIO()
+        np.save(file, keypoints_TKC.astype(np.float16))
+        parts["pose.npy"] = file.getvalue()
+    meta = {
+        "label": row.label,
+        "gloss": row.gloss,
+        "signer": row.signer,
+        "split": row.split,
+        "fps": clip.fps,
+        "frames": num_frames,
+        **clip.meta,
+    }
+    parts["json"] = json.dumps(meta, sort_keys=True).encode()
+    index_row = IndexRow(
+        key=row.key,
+        shard="",
+        label=-1 if row.label is None else row.label,
+        split=row.split,
+        signer=row.signer or "",
+        num_frames=num_frames,
+        width=width,
+        height=height,
+        fps=clip.fps,
+        components={},
+        frame_offsets=tuple(frame_offsets),
+    )
+    return PackedClip(index_row, parts)
+
+
+def check_clip(clip: RawClip) -> None:
+    """Raises BadClip where the shapes or lengths of a clip's parts are wrong."""
+    frames_THWC, keypoints_TKC = clip.frames_THWC, clip.keypoints_TKC
+    if frames_THWC is None and keypoints_TKC is None:
+        raise BadClip("neither video nor pose")
+    if frames_THWC is not None and len(frames_THWC) == 0:
+        raise BadClip("the video has no frame")
+    if keypoints_TKC is not None:
+        if keypoints_TKC.ndim != 3 or keypoints_TKC.shape[1:] != (NUM_WHOLEBODY, 3):
+            raise BadClip(f"keypoints have shape {keypoints_TKC.shape}, expected (T, {NUM_WHOLEBODY}, 3)")
+        if len(keypoints_TKC) == 0:
+            raise BadClip("the pose has no frame")
+        if frames_THWC is not None and len(frames_THWC) != len(keypoints_TKC):
+            raise BadClip(f"the pose has {len(keypoints_TKC)} frames, the video {len(frames_THWC)}")
