@@ -193,7 +193,7 @@ class Ledger:
         )
         return Import(self.rows, classes, report)
 
-    def compare(self, published: dict[str, int], name: str, explanation: str = "") -> None:
+    def compare(self, published: dict[str, int], name: str, explanation: str = "The list was edited") -> None:
         """Note whether the counts of the list are the published ones."""
         counts = {split: self.splits[split] for split in SPLITS}
         shown = " / ".join(f"{split} {counts[split]:,}" for split in SPLITS if counts[split] or published[split])
