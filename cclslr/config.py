@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 
 @dataclass
@@ -171,17 +172,14 @@ def load_config(
     """
     merged = OmegaConf.structured(kind)
     sources: list[tuple[str, DictConfig]] = []
-    try:
-        if stored is not None:
-            sources.append(("the checkpoint's config", OmegaConf.create(stored)))
-        if path is not None:
-            sources.append((str(path), OmegaConf.create(OmegaConf.to_container(OmegaConf.load(path)))))
-        for override in overrides:
-            if "=" not in override:
-                raise ValueError(f"{override!r} is no override; write key=value, e.g. optim.batch=128")
-            sources.append((override, OmegaConf.from_dotlist([override])))
-    except OSError as error:
-        raise ValueError(f"config {path}: {error.strerror}") from error
+    if stored is not None:
+        sources.append(("the checkpoint's config", OmegaConf.create(stored)))
+    if path is not None:
+        sources.append((str(path), _read_yaml(path)))
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"{override!r} is no override; write key=value, e.g. optim.batch=128")
+        sources.append((override, OmegaConf.from_dotlist([override])))
     for name, source in sources:
         _check_keys(kind, OmegaConf.to_container(source), name)
         try:
@@ -197,6 +195,18 @@ def load_config(
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as plain containers, for checkpoints and JSON."""
     return dataclasses.asdict(config)
+
+
+def _read_yaml(path: str | Path) -> DictConfig:
+    try:
+        content = OmegaConf.load(path)
+    except OSError as error:
+        raise ValueError(f"config {path}: {error.strerror}") from error
+    except YAMLError as error:
+        raise ValueError(f"config {path}: not valid YAML ({str(error).splitlines()[-1].strip()})") from error
+    if not isinstance(content, DictConfig):
+        raise ValueError(f"config {path}: expected keys and values at the top level")
+    return content
 
 
 def _known_keys(kind: Any, prefix: str = "") -> list[str]:

@@ -35,7 +35,7 @@ def evaluate(
     classifier: Classifier, cfg: FinetuneConfig, split: str, ranks: Ranks
 ) -> tuple[Scores, ByModality, Tensor, ShardSet]:
     """Scores of the classifier on one split; also the logits, the clip ids and the data set they speak of."""
-    shards = ShardSet(cfg.data.shards, split=split, cache=cfg.data)
+    shards = ShardSet(cfg.data.shards, split=split)
     classifier.eval()
     amp = Amp(cfg.run.amp, ranks.device)
     batch, modalities = cfg.optim.batch, cfg.model.modalities

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from cclslr.cli import config_from_command_line
 from cclslr.config import FinetuneConfig, to_dict
 from cclslr.console import console, run_tool
-from cclslr.data import draw
 from cclslr.data.batch import Batch
+from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.evaluate import evaluate, score_table, write_report
@@ -51,7 +51,7 @@ def finetune_step(
     slices = [slice(start, start + micro) for start in range(0, size, micro)]
     terms: list[dict[str, Tensor]] = []
     for group, part in enumerate(slices, ranks.rank * len(slices)):
-        torch.manual_seed(draw.integer(cfg.run.seed, step, group, draw.QUERY_DROPOUT))
+        torch.manual_seed(int(hash_words(cfg.run.seed, Purpose.QUERY_DROPOUT, step, group)))
         no_sync = getattr(classifier_ddp, "no_sync", nullcontext) if part is not slices[-1] else nullcontext
         with no_sync():
             with amp.autocast():
@@ -67,7 +67,7 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
     """The whole run: from a pre-trained checkpoint to scores."""
     check_batch(cfg.optim, ranks.world)
     run_dir = Path(cfg.run.dir)
-    shards = ShardSet(cfg.data.shards, split=cfg.data.split, cache=cfg.data)
+    shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     if unlabelled := [row.key for row in shards.rows if row.label < 0]:
         raise ValueError(f"{len(unlabelled)} clips have no label, e.g. {unlabelled[0]}; fine-tuning needs labels")
     if "rgb" in cfg.model.modalities:
@@ -124,6 +124,8 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
                 group["lr"] = learning_rate(cfg.optim, epoch)
             losses = finetune_step(classifier_ddp, optimizer, amp, next(loader), step, cfg, ranks)
             done = step + 1
+            if step == first_step:
+                rate.restart(done)
             record: dict[str, Any] = {}
             if done % cfg.run.log_every == 0 or done == last_step:
                 mean = ranks.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from cclslr.cli import config_from_command_line
 from cclslr.config import PretrainConfig, to_dict
 from cclslr.console import console, run_tool
-from cclslr.data import draw
 from cclslr.data.batch import Batch
+from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.masking.options import require_masks
@@ -94,12 +94,12 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
     momentum_update(learner.key, learner.query, cfg.objective.momentum)
     order_G = torch.arange(size * ranks.world)
     if cfg.objective.shuffle_bn:
-        order_G = torch.from_numpy(draw.permutation(len(order_G), seed, step, draw.SHUFFLE_BN))
+        order_G = torch.from_numpy(hash_words(seed, Purpose.SHUFFLE_BN, step, order_G.numpy()).argsort())
     keys: list[tuple[ByModality, ByModality]] = []
     with torch.no_grad(), learner.amp.autocast():
         key_views = {m: ranks.exchange(x_VB[1], order_G) for m, x_VB in views.items()}
         for group, part in enumerate(slices, first_group):
-            torch.manual_seed(draw.integer(seed, step, group, draw.KEY_DROPOUT))
+            torch.manual_seed(int(hash_words(seed, Purpose.KEY_DROPOUT, step, group)))
             keys.append(learner.key({m: x_B[part] for m, x_B in key_views.items()}))
     unshuffle_G = order_G.argsort().to(ranks.device)
     g_k_G = {m: ranks.gather(torch.cat([g[m] for g, _ in keys]))[unshuffle_G] for m in views}
@@ -109,7 +109,7 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
     # Queries
     terms: list[ByModality] = []
     for group, part in enumerate(slices, first_group):
-        torch.manual_seed(draw.integer(seed, step, group, draw.QUERY_DROPOUT))
+        torch.manual_seed(int(hash_words(seed, Purpose.QUERY_DROPOUT, step, group)))
         no_sync = getattr(learner.query_ddp, "no_sync", nullcontext) if part is not slices[-1] else nullcontext
         with no_sync():
             with learner.amp.autocast():
@@ -131,7 +131,7 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
     if cfg.optim.batch > cfg.objective.bank_size:
         raise ValueError(f"objective.bank_size={cfg.objective.bank_size} is smaller than optim.batch={cfg.optim.batch}")
     run_dir = Path(cfg.run.dir)
-    shards = ShardSet(cfg.data.shards, split=cfg.data.split, cache=cfg.data)
+    shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     if "rgb" in cfg.model.modalities:
         require_masks(shards, cfg.views.mask_alpha)
     plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
@@ -166,9 +166,13 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
             losses = pretrain_step(learner, batch, step, cfg, ranks)
 
             done = step + 1
+            if step == first_step:  # it held compilation and the first fill of the pipeline: not a rate
+                rate.restart(done)
             record: dict[str, Any] = {}
             if cfg.run.hash_stream:
-                record["stream"] = ranks.gather_objects(loader.batch_hashes(batch))
+                record["stream"] = [
+                    crc for of_rank in ranks.gather_objects(loader.batch_hashes(batch)) for crc in of_rank
+                ]
             if done % cfg.run.log_every == 0 or done == last_step:
                 mean = ranks.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
                 record |= {"loss": sum(mean)} | dict(zip(losses, mean)) | rate.since_last(done)

@@ -28,9 +28,7 @@ def knn_probe(query: Branches, cfg: PretrainConfig, ranks: Ranks) -> dict[str, f
     """Top-1 of the test clips among the training clips by g, per branch and both together; {} without labels."""
 
     def features(split: str) -> tuple[ByModality, Tensor]:
-        shards = ShardSet(cfg.data.shards, split=split, cache=cfg.data)
-        if not any(row.label >= 0 for row in shards.rows):
-            return {}, torch.empty(0, dtype=torch.long)
+        shards = ShardSet(cfg.data.shards, split=split)
         amp, batch = Amp(cfg.run.amp, ranks.device), cfg.optim.batch
         g, _, labels = over_clips(
             lambda x: query(x)[0], shards, cfg.data, cfg.views, cfg.model.modalities, batch, amp, ranks
@@ -39,9 +37,10 @@ def knn_probe(query: Branches, cfg: PretrainConfig, ranks: Ranks) -> dict[str, f
             g["fused"] = F.normalize(torch.cat(list(g.values()), dim=1), dim=1)
         return {m: x[labels >= 0] for m, x in g.items()}, labels[labels >= 0]
 
+    labelled = {row.split for row in ShardSet(cfg.data.shards).rows if row.label >= 0}
+    if not {cfg.data.split, "test"} <= labelled:
+        return {}
     query.eval()
     (bank, bank_labels), (test, labels) = features(cfg.data.split), features("test")
     query.train()
-    if not len(bank_labels) or not len(labels):
-        return {}
     return {f"knn_{m}": knn_top1(bank[m], bank_labels, test[m], labels, cfg.run.knn_neighbours) for m in bank}

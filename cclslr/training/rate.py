@@ -18,18 +18,15 @@ class Rate:
 
     def __init__(self, source: Waiting, batch: int) -> None:
         self.source, self.batch = source, batch
-        self.step: int | None = None
+        self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Leave out what happened since the last line (an evaluation, say)."""
+        """Leave out what happened since the last line (compilation, an evaluation)."""
         self.step, self.time, self.waited = step, time.perf_counter(), dict(self.source.waited)
 
     def since_last(self, step: int) -> dict[str, float]:
         """clips_per_second over all ranks, waiting (share of time) and its parts wait_<reason>."""
         now, waited = time.perf_counter(), dict(self.source.waited)
-        if self.step is None:  # the first interval holds compilation and the first fill of the pipeline: not a rate
-            self.restart(step)
-            return {"clips_per_second": 0.0, "waiting": 0.0}
         seconds = max(now - self.time, 1e-9)
         parts = {f"wait_{name}": (waited[name] - self.waited[name]) / seconds for name in waited}
         result = {
