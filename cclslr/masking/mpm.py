@@ -134,8 +134,11 @@ def select_latents(latents_TD: Tensor, options: MpmOptions) -> tuple[Tensor, str
     sigma_D = latents_TD.std(0)
     if not bool(torch.isfinite(sigma_D).all()):
         return everything, "non-finite latents"
-    p = float(np.quantile(sigma_D.cpu().numpy(), options.p)) if options.threshold == "quantile" else options.p
-    keep_D = sigma_D >= p if options.keep == "high" else sigma_D < p
+    if options.threshold == "quantile":  # strictly above: where many latents do not move at all, they tie
+        moving_D = sigma_D > float(np.quantile(sigma_D.cpu().numpy(), options.p))
+    else:
+        moving_D = sigma_D >= options.p
+    keep_D = moving_D if options.keep == "high" else ~moving_D
     share = float(keep_D.float().mean())
     if share < MIN_SHARE:
         return keep_D, "everything static" if options.keep == "high" else "nothing static"
@@ -177,9 +180,9 @@ def _gray(frames_NCHW: Tensor) -> Tensor:
 
 
 def _split_map(maps_N1HW: Tensor) -> tuple[Tensor | None, str | None]:
-    """5x5 blur, one Otsu threshold over all maps; (N, 64, 64) bool, or why there is none."""
-    maps = F.avg_pool2d(maps_N1HW, 5, stride=1, padding=2, count_include_pad=False)
-    maps = F.interpolate(maps, (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False)[:, 0]
+    """At the mask's size a 5x5 blur, one Otsu threshold over all maps; (N, 64, 64) bool, or why there is none."""
+    maps = F.interpolate(maps_N1HW, (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False)
+    maps = F.avg_pool2d(maps, 5, stride=1, padding=2, count_include_pad=False)[:, 0]
     high = float(maps.max())
     if not high >= MIN_DIFFERENCE:
         return None, "no motion"
@@ -191,7 +194,9 @@ def _binarize(video_TCHW: Tensor, still_1CHW: Tensor, how: str) -> tuple[Tensor 
         return None, "non-finite frames"
     if how == "decoded_difference":
         return _split_map((_gray(video_TCHW) - _gray(still_1CHW)).abs())
-    gray = F.interpolate(_gray(video_TCHW), (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True)[:, 0]
+    gray = F.interpolate(
+        _gray(video_TCHW), (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False
+    )[:, 0]
     if float(gray.max() - gray.min()) < MIN_DIFFERENCE:
         return None, "no motion"
     return gray > otsu(gray, 0.0, 1.0), None

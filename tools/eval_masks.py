@@ -1,0 +1,166 @@
+"""Score motion-preserving masks where the truth is known: rendered signers, whose moving arms and hands are exact."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from cclslr.console import console, progress_bar, run_tool
+from cclslr.datasets.synthetic import SynthClip, SynthOptions, manifest, moving_region
+from cclslr.files import write_json
+from cclslr.masking.flow import Flow, load_flow
+from cclslr.masking.mpm import MpmOptions, motion_mask
+from cclslr.shards.format import MASK_SIZE
+
+EXAMPLES = """examples:
+  python tools/eval_masks.py --flow flows/tiny.safetensors --clips 120 --out docs/results/masking/synthsign.json
+
+Precision: share of the kept pixels that the moving forearms and hands sweep during the clip. Recall: share of the
+moving pixels of each frame that are kept. Both are means over clips; F1 is that of the two means. `p` of quantile
+thresholds is the share of latents masked."""
+
+
+@dataclasses.dataclass
+class Score:
+    """One method over all clips."""
+
+    flow: str
+    method: str
+    precision: float
+    recall: float
+    f1: float
+    f1_std: float  # over clips, of each clip's own F1
+    kept: float
+    latents_masked: float | None
+    degenerate: int
+    clips: int
+
+
+def variants(flows: dict[str, Flow]) -> list[tuple[str, MpmOptions]]:
+    """Every method and option that is compared: (name of the flow, options)."""
+    listed = [("", MpmOptions(method="temporal_std")), ("", MpmOptions(method="pose_discs"))]
+    for name in flows:
+        for binarize in ("decoded_difference", "gray_otsu"):
+            for keep in ("high", "low"):
+                listed.append((name, MpmOptions(keep=keep, binarize=binarize)))
+                listed += [
+                    (name, MpmOptions(keep=keep, threshold="quantile", p=p, binarize=binarize)) for p in (0.5, 0.9)
+                ]
+        listed += [(name, MpmOptions(p=p)) for p in (0.25, 0.75, 1.0)]
+        listed += [(name, MpmOptions(threshold="quantile", p=p)) for p in (0.7, 0.8, 0.95)]
+    return listed
+
+
+def describe(options: MpmOptions) -> str:
+    if options.method != "flow":
+        return options.method
+    return f"{options.keep} {options.threshold} p={options.p:g} {options.binarize}"
+
+
+def truth(clip: SynthClip) -> np.ndarray:
+    """Where something moves, in the mask's grid: (T, 64, 64) bool."""
+    region = torch.from_numpy(moving_region(clip)).float()[:, None]
+    return torch.nn.functional.interpolate(region, (MASK_SIZE, MASK_SIZE), mode="area")[:, 0].numpy() > 0.5
+
+
+def evaluate(clips: list[SynthClip], flows: dict[str, Flow]) -> list[Score]:
+    listed = variants(flows)
+    values = np.zeros((len(listed), len(clips), 4))  # precision, recall, kept, latents masked
+    degenerate = np.zeros(len(listed), int)
+    with progress_bar() as bar:
+        shown = bar.add_task("scoring", total=len(clips))
+        for i, clip in enumerate(clips):
+            raw, moving_THW = clip.load(), truth(clip)
+            assert raw.frames_THWC is not None
+            swept_HW = moving_THW.any(0)
+            for j, (name, options) in enumerate(listed):
+                mask_THW, report = motion_mask(raw.frames_THWC, options, flows.get(name), raw.keypoints_TKC)
+                kept = mask_THW.astype(bool)
+                precision = (kept & swept_HW).sum() / max(1, kept.sum())
+                recall = (kept & moving_THW).sum() / max(1, moving_THW.sum())
+                values[j, i] = precision, recall, report.share_kept, report.share_latents_masked or 0.0
+                degenerate[j] += report.degenerate is not None
+            bar.advance(shown)
+    scores = []
+    for (name, options), rows, bad in zip(listed, values, degenerate):
+        precision, recall, kept, masked = rows.mean(0)
+        each = 2 * rows[:, 0] * rows[:, 1] / np.maximum(rows[:, 0] + rows[:, 1], 1e-9)
+        scores.append(
+            Score(
+                flow=name,
+                method=describe(options),
+                precision=precision,
+                recall=recall,
+                f1=2 * precision * recall / max(precision + recall, 1e-9),
+                f1_std=float(each.std()),
+                kept=kept,
+                latents_masked=masked if name else None,
+                degenerate=int(bad),
+                clips=len(clips),
+            )
+        )
+    return sorted(scores, key=lambda score: -score.f1)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--flow", type=Path, nargs="*", default=[], help="flows to compare (.safetensors)")
+    parser.add_argument("--clips", type=int, default=120, help="rendered clips (default: 120)")
+    parser.add_argument("--size", type=int, default=96, help="pixels of a side (default: 96)")
+    parser.add_argument("--camera", type=float, default=1.0, help="factor on the camera's movement (default: 1)")
+    parser.add_argument("--seed", type=int, default=1000, help="of the rendered clips; not that of the flow's training")
+    parser.add_argument("--out", type=Path, required=True, help="the scores as JSON")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    flows = {path.stem: load_flow(path) for path in args.flow}
+    options = SynthOptions(
+        classes=20, clips_per_class=(0, 0, -(-args.clips // 20)), size=args.size, frames=(24, 32), seed=args.seed,
+        camera=args.camera,
+    )  # fmt: skip
+    clips = [row.source for row in manifest(options)][: args.clips]
+    started = time.perf_counter()
+    scores = evaluate([clip for clip in clips if isinstance(clip, SynthClip)], flows)
+    table = Table("flow", "method", "precision", "recall", "F1", "kept", "latents masked", "degenerate")
+    for s in scores:
+        masked = "" if s.latents_masked is None else f"{s.latents_masked:.2f}"
+        table.add_row(
+            s.flow, s.method, f"{s.precision:.2f}", f"{s.recall:.2f}", f"{s.f1:.2f} ± {s.f1_std:.2f}", f"{s.kept:.2f}",
+            masked, str(s.degenerate),
+        )  # fmt: skip
+    console.print(table, width=140, crop=False)
+    write_json(
+        args.out,
+        {
+            "data": dataclasses.asdict(options),
+            "clips": len(clips),
+            "seconds": time.perf_counter() - started,
+            "torch": torch.__version__,
+            "machine": platform.processor() or platform.machine(),
+            "flows": {
+                path.stem: {
+                    "config": dataclasses.asdict(flows[path.stem].config),
+                    "card": dataclasses.asdict(flows[path.stem].card),
+                    "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                }
+                for path in args.flow
+            },
+            "scores": [dataclasses.asdict(score) for score in scores],
+        },
+    )
+
+
+if __name__ == "__main__":
+    run_tool(main)
