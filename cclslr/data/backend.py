@@ -37,9 +37,9 @@ class BadVideo(ValueError):
 class RgbBackend(Protocol):
     """Batches of encoded clips in, RGB views out, in the order of submission; called from one thread only.
 
-    Every backend computes the same: frame choice, bilinear resize of the crop to the square view (half-pixel centres, no
-    antialiasing, samples clamped to the frame's edge), flip, the 3x4 colour matrix, clamp to 0..255, and for a masked
-    view zeros where the nearest of the mask's pixels is 0.
+    Every backend computes the same: frame choice; bilinear resize of the crop to the square view (half-pixel centres,
+    no antialiasing, samples clamped to the frame's edge, not to the crop's); flip; the 3x4 colour matrix; clamp to
+    0..255; and for a masked view zeros where the mask's pixel is 0 that lies at the centre of the view's pixel.
     """
 
     def submit(self, clips: Sequence[EncodedClip], params: ViewParams) -> None:

@@ -1,0 +1,383 @@
+"""From shards to batches in the order of the plan, from any step: read, draw, decode and augment ahead of the trainer.
+
+Threads, not processes: reading, DALI, numba and libavcodec all let go of the GIL. Reading threads fetch clips; one
+conductor hands them to the RGB backend and makes pose views. At most `prefetch` batches are anywhere between being asked
+for and being taken, which bounds memory whatever the speeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cclslr.config import DataConfig, ViewConfig
+from cclslr.data.backend import BadVideo, EncodedClip, RgbBackend
+from cclslr.data.batch import Batch, ViewParams
+from cclslr.data.draw import Purpose, hash_words
+from cclslr.data.plan import BatchPlan, Slots
+from cclslr.data.pose import pose_views
+from cclslr.data.quarantine import Quarantine
+from cclslr.data.views import draw_views, eval_views
+from cclslr.shards.format import BadClip
+from cclslr.shards.reader import ClipData, ShardSet
+from cclslr.training.distributed import Ranks
+
+_MAX_ATTEMPTS = 100
+
+
+@dataclass
+class _Job:
+    """A batch on its way."""
+
+    epoch: int
+    slots: Slots
+    reading: list[Future[tuple[int, ClipData] | None]]
+    clip_ids: list[int] = field(default_factory=list)  # what was read, substitutes included
+    clips: list[ClipData] = field(default_factory=list)
+    params: ViewParams | None = None
+    pose_VBTJC: np.ndarray | None = None
+    batch: Batch | None = None
+    fetched: float = 0.0  # when, by time.perf_counter
+    decoded: float = 0.0
+
+
+class Loader:
+    """Batches of one rank; an iterator, and a context manager that ends its threads.
+
+    Args:
+        cfg: of the data.
+        views: of the views.
+        shards: the clips.
+        plan: which clip when.
+        ranks: this process among all, and the device that batches go to.
+        modalities: what is made of "rgb" and "pose".
+        seed: of the views and of substitution.
+        augment: two random views for training, endlessly; else the evaluation view, one pass. A bad clip is replaced by
+            another one in training, chosen by hash; in evaluation it is left out.
+
+    Attributes:
+        waited: seconds that the consumer waited for data since the start, by what the batch was waiting for: "fetch"
+            (reading), "decode" (decoding and augmentation), "copy" (to the device).
+        quarantine: the bad clips.
+
+    Raises:
+        ValueError: a modality that the shards lack; shards of several codecs.
+    """
+
+    def __init__(
+        self,
+        cfg: DataConfig,
+        views: ViewConfig,
+        shards: ShardSet,
+        plan: BatchPlan,
+        ranks: Ranks,
+        modalities: Sequence[str],
+        seed: int,
+        augment: bool = True,
+    ) -> None:
+        self.cfg, self.views, self.shards, self.plan, self.ranks = cfg, views, shards, plan, ranks
+        self.modalities, self.seed, self.augment = modalities, seed, augment
+        self.waited = {"fetch": 0.0, "decode": 0.0, "copy": 0.0}
+        self.quarantine = Quarantine(cfg.max_bad_share)
+        self.codec = _codec(shards) if "rgb" in modalities else None
+        self._parts = tuple(
+            part
+            for part, wanted in (
+                ("video", "rgb" in modalities),
+                ("mask", "rgb" in modalities and augment and views.mask_alpha > 0),
+                ("pose", "pose" in modalities),
+            )
+            if wanted
+        )
+        self._steps = plan.steps(ranks.rank, ranks.world)
+        self._conductor: threading.Thread | None = None
+
+    def start(self, step: int = 0) -> Loader:
+        """Begin at global step `step`, counted over all epochs."""
+        assert self._conductor is None, "start a loader once"
+        self._to_issue = itertools.count(step) if self.augment else iter(range(step, self._steps))
+        self._issued: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[_Job | BaseException | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._readers = ThreadPoolExecutor(self.cfg.workers, "reader")
+        self._conductor = threading.Thread(target=self._conduct, name="conductor", daemon=True)
+        self._conductor.start()
+        for _ in range(self.cfg.prefetch):
+            self._issue()
+        return self
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            StopIteration: an evaluation is complete.
+            ValueError: too many bad clips; and whatever else went wrong in a thread.
+        """
+        asked = time.perf_counter()
+        job = self._ready.get()
+        got = time.perf_counter()
+        if job is None:
+            self._ready.put(None)
+            raise StopIteration
+        if isinstance(job, BaseException):
+            self._ready.put(job)
+            raise job
+        self._issue()
+        assert job.batch is not None
+        marks = [asked, *(min(max(mark, asked), got) for mark in (job.fetched, job.decoded)), got]
+        for name, begin, end in zip(self.waited, marks, marks[1:]):
+            self.waited[name] += max(end - begin, 0.0)
+        for tensor in (job.batch.rgb_VBTHWC, job.batch.pose_VBTJC):
+            if tensor is not None and tensor.is_cuda:
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        return job.batch
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; what they were working on is dropped."""
+        if self._conductor is None:
+            return
+        self._closing.set()
+        self._issued.put(None)
+        self._readers.shutdown(cancel_futures=True)
+        self._conductor.join()
+        self._conductor = None
+
+    def batch_hashes(self, batch: Batch) -> list[int]:
+        """CRC-32 of each clip of a batch: its id and the bytes of its views, the same at any number of ranks."""
+        hashes = []
+        for b, clip_id in enumerate(batch.clip_ids_B.tolist()):
+            crc = zlib.crc32(clip_id.to_bytes(8, "little"))
+            for views_VB in (batch.rgb_VBTHWC, batch.pose_VBTJC):
+                if views_VB is not None:
+                    crc = zlib.crc32(views_VB[:, b].contiguous().cpu().numpy().data, crc)
+            hashes.append(crc)
+        return hashes
+
+    # Reading
+
+    def _issue(self) -> None:
+        """Ask for the next batch of the plan."""
+        step = next(self._to_issue, None)
+        if step is None:
+            self._issued.put(None)
+            return
+        epoch, step = divmod(step, self._steps)
+        slots = self.plan.rank_batch(epoch, step, self.ranks.rank, self.ranks.world)
+        reading = [
+            self._readers.submit(self._read, epoch, int(clip_id), int(key))
+            for clip_id, key in zip(slots.clip_ids_B, slots.keys_B, strict=True)
+        ]
+        self._issued.put(_Job(epoch, slots, reading))
+
+    def _read(self, epoch: int, clip_id: int, key: int) -> tuple[int, ClipData] | None:
+        """A clip or, in training, its first good substitute; None if it is bad in evaluation.
+
+        Which clip stands in depends on the seed, the epoch and the clip alone, not on what was found bad earlier.
+        """
+        for attempt in range(_MAX_ATTEMPTS):
+            if clip_id not in self.quarantine.reasons:
+                try:
+                    clip = self.shards.read(clip_id, self._parts)
+                    self.quarantine.passed()
+                    return clip_id, clip
+                except BadClip as error:
+                    self.quarantine.add(clip_id, str(error))
+            if not self.augment:
+                return None
+            lot = int(hash_words(self.seed, Purpose.SUBSTITUTE, epoch, key, attempt))
+            clip_id = int(self.plan.clip_ids[lot % len(self.plan.clip_ids)])
+        raise ValueError(f"no good clip found in {_MAX_ATTEMPTS} attempts; check the shards with tools/check_shards.py")
+
+    # Conducting
+
+    def _conduct(self) -> None:
+        backend = None
+        try:
+            if self.codec is not None:
+                clips = self.plan.rank_clips(self.ranks.world)
+                backend = make_backend(self.cfg, self.views, self.codec, clips, 2 if self.augment else 1, self.ranks)
+            in_flight: deque[_Job] = deque()
+            waiting: _Job | None = None
+            exhausted = False
+            while not self._closing.is_set():
+                if waiting is None and not exhausted:
+                    try:
+                        waiting = self._issued.get(block=not in_flight)
+                        exhausted = waiting is None
+                    except queue.Empty:
+                        pass
+                # Give to the backend what has been read before asking it for results: it always has work ahead.
+                if waiting is not None and (not in_flight or all(future.done() for future in waiting.reading)):
+                    if self._prepare(waiting):
+                        self._submit(backend, waiting)
+                        in_flight.append(waiting)
+                    else:
+                        self._issue()
+                    waiting = None
+                elif in_flight:
+                    self._finish(backend, in_flight)
+                elif exhausted:
+                    break
+            self._ready.put(None)
+        except BaseException as error:  # it belongs to the consumer, who is waiting for it
+            self._ready.put(error)
+        finally:
+            if backend is not None:
+                backend.close()
+
+    def _prepare(self, job: _Job) -> bool:
+        """Take what was read; False if nothing is left of the batch."""
+        read = [result for future in job.reading if (result := future.result()) is not None]
+        job.reading = []
+        job.clip_ids = [clip_id for clip_id, _ in read]
+        job.clips = [clip for _, clip in read]
+        job.fetched = time.perf_counter()
+        return bool(read)
+
+    def _draw(self, job: _Job) -> ViewParams:
+        """The views. A substitute is drawn with the key of the clip it stands in for."""
+        rows = [clip.row for clip in job.clips]
+        num_frames_B = np.array([row.num_frames for row in rows])
+        sizes_B2 = np.array([(row.width, row.height) for row in rows])
+        if not self.augment:
+            return eval_views(self.views, num_frames_B, sizes_B2)
+        return draw_views(self.views, self.seed, job.epoch, job.slots.keys_B, num_frames_B, sizes_B2)
+
+    def _submit(self, backend: RgbBackend | None, job: _Job) -> None:
+        job.params = self._draw(job)
+        if backend is not None:
+            encoded = [
+                _encoded(self.shards, clip_id, clip, self.codec or "", bool(job.params.masked_VB[:, b].any()))
+                for b, (clip_id, clip) in enumerate(zip(job.clip_ids, job.clips, strict=True))
+            ]
+            backend.submit(encoded, job.params)
+        if "pose" in self.modalities:
+            poses = [clip.pose_TKC for clip in job.clips if clip.pose_TKC is not None]
+            sizes_B2 = np.array([(clip.row.width, clip.row.height) for clip in job.clips])
+            job.pose_VBTJC = pose_views(poses, sizes_B2, job.params)
+
+    def _finish(self, backend: RgbBackend | None, in_flight: deque[_Job]) -> None:
+        """Take the oldest batch from the backend and hand it to the consumer."""
+        job = in_flight[0]
+        rgb: Tensor | None = None
+        if backend is not None:
+            try:
+                rgb = backend.result()
+            except BadVideo as bad:
+                self._replace(backend, in_flight, bad)
+                return
+        in_flight.popleft()
+        job.decoded = time.perf_counter()
+        labels = [clip.row.label for clip in job.clips]
+        batch = Batch(
+            rgb,
+            None if job.pose_VBTJC is None else torch.from_numpy(job.pose_VBTJC),
+            torch.tensor(job.clip_ids, dtype=torch.int64),
+            torch.tensor(labels, dtype=torch.int64),
+        )
+        job.batch = to_device(batch, self.ranks.device)
+        self._ready.put(job)
+
+    def _replace(self, backend: RgbBackend, in_flight: deque[_Job], bad: BadVideo) -> None:
+        """Quarantine clips that the backend could not decode, and submit again all that it dropped."""
+        job = in_flight[0]
+        for b, reason in bad.reasons.items():
+            self.quarantine.add(job.clip_ids[b], reason)
+        keys = job.slots.keys_B if self.augment else job.clip_ids
+        read = [
+            self._read(job.epoch, clip_id, int(key)) if b in bad.reasons else (clip_id, clip)
+            for b, (clip_id, clip, key) in enumerate(zip(job.clip_ids, job.clips, keys, strict=True))
+        ]
+        job.clip_ids = [clip_id for clip_id, _ in (r for r in read if r is not None)]
+        job.clips = [clip for _, clip in (r for r in read if r is not None)]
+        if not job.clips:
+            in_flight.popleft()
+            self._issue()
+        for dropped in in_flight:
+            self._submit(backend, dropped)
+
+
+def make_backend(
+    cfg: DataConfig, views: ViewConfig, codec: str, clips: int, num_views: int, ranks: Ranks
+) -> RgbBackend:
+    """The backend that `data.backend`, `data.decode` and `data.device` ask for.
+
+    Args:
+        cfg: of the data.
+        views: of the views.
+        codec: of the shards.
+        clips: most clips in a batch of this rank.
+        num_views: of a clip.
+        ranks: this process and its device.
+    """
+    device = cfg.device if cfg.device != "auto" else "gpu" if ranks.device.type == "cuda" else "cpu"
+    from cclslr.data.rgb_dali import DaliBackend  # DALI takes a second to import; pose alone does without
+
+    return DaliBackend(
+        codec,
+        size=views.size,
+        frames=views.rgb_frames,
+        clips=clips,
+        views=num_views,
+        decode=cfg.decode,
+        device=device,
+        device_id=ranks.device.index or 0,
+        threads=cfg.workers,
+        depth=cfg.prefetch,
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`, complete: through pinned memory and a stream of its own if that is a GPU."""
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        pin = lambda x: x if x is None or x.is_cuda else x.pin_memory()  # noqa: E731
+        moved = Batch(pin(batch.rgb_VBTHWC), pin(batch.pose_VBTJC), batch.clip_ids_B, batch.labels_B).to(device)
+        torch.cuda.current_stream(device).synchronize()
+    return moved
+
+
+def _codec(shards: ShardSet) -> str:
+    codecs = {info.get("codec") for info in shards.infos}
+    if len(codecs) != 1:
+        raise ValueError(f"the shards mix codecs ({', '.join(map(str, codecs))}); pack them with the same --codec")
+    (codec,) = codecs
+    if codec is None:
+        raise ValueError("these shards hold poses alone; set model.modalities=[pose]")
+    return str(codec)
+
+
+def _encoded(shards: ShardSet, clip_id: int, clip: ClipData, codec: str, masked: bool) -> EncodedClip:
+    row = clip.row
+    assert clip.video is not None
+    return EncodedClip(
+        name=f"{shards.path(clip_id)}: clip {row.key}",
+        video=clip.video,
+        codec=codec,
+        frame_offsets=row.frame_offsets,
+        num_frames=row.num_frames,
+        width=row.width,
+        height=row.height,
+        masks_THW=clip.masks_THW if masked else None,
+    )

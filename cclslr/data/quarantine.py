@@ -1,0 +1,49 @@
+"""Clips that turned out to be unusable while training: counted, named, bounded."""
+
+from __future__ import annotations
+
+import threading
+
+from cclslr.console import console
+
+_GRACE = 100  # clips; a share of fewer says nothing
+
+
+class Quarantine:
+    """The bad clips of one rank. Safe to use from several threads."""
+
+    def __init__(self, max_share: float) -> None:
+        """`max_share` of the clips read so far (at least 100) may be bad."""
+        self.max_share = max_share
+        self.reasons: dict[int, str] = {}  # by clip id
+        self.num_read = 0
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Different clips that were found bad."""
+        return len(self.reasons)
+
+    def passed(self) -> None:
+        """Count a clip that was read and is good."""
+        with self._lock:
+            self.num_read += 1
+
+    def add(self, clip_id: int, reason: str) -> None:
+        """Quarantine a clip; the first time, say so.
+
+        Raises:
+            ValueError: too large a share of the clips read so far is bad; names them.
+        """
+        with self._lock:
+            if clip_id in self.reasons:
+                return
+            self.num_read += 1
+            self.reasons[clip_id] = reason
+            console.print(f"[yellow]quarantined[/] clip {clip_id}: {reason}")
+            if self.count > self.max_share * max(self.num_read, _GRACE):
+                named = "\n  ".join(list(self.reasons.values())[:10])
+                raise ValueError(
+                    f"{self.count} of {self.num_read} clips read are bad, more than data.max_bad_share={self.max_share};"
+                    f" check the shards with tools/check_shards.py, pack them again, or raise the limit:\n  {named}"
+                )
