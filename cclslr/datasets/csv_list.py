@@ -1,0 +1,142 @@
+"""A table of your own: a CSV file with a row a clip."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+from cclslr.datasets.base import Import, VideoFile
+from cclslr.datasets.folder import add_split_arguments, split_of
+from cclslr.datasets.lists import Ledger, clean_key, read_lines
+from cclslr.shards.format import SPLITS, ManifestRow
+
+NAME = "csv"
+HELP = "a CSV file with a row a clip: video, pose, label, split, signer, span"
+
+COLUMNS = (
+    "key", "video", "pose", "label", "gloss", "split", "signer", "start_frame", "end_frame", "start_seconds",
+    "end_seconds", "fps",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `make_shards.py csv`."""
+    parser.add_argument(
+        "source",
+        metavar="FILE",
+        help=f"CSV with a header; columns: {', '.join(COLUMNS)}. Needed: video or pose, and label (a number from 0, or"
+        " a word). Spans are half open, frames count from 0; paths are relative to the file's folder",
+    )
+    add_split_arguments(parser)
+
+
+def load(args: argparse.Namespace) -> Import:
+    """Read the table; every row becomes a clip, a missing file, a duplicate or a rejection.
+
+    Raises:
+        ValueError: no such file, or a header that is none of this table.
+    """
+    path = Path(args.source)
+    try:
+        table = list(csv.reader(read_lines(path), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}: no CSV ({error})") from error
+    if not table:
+        raise ValueError(f"{path} is empty")
+    header = [name.strip().lower() for name in table[0]]
+    unknown = [name for name in header if name not in COLUMNS]
+    if unknown or len(set(header)) != len(header) or not {"video", "pose"} & set(header):
+        raise ValueError(f"{path}: the header is {header}; known columns are {', '.join(COLUMNS)}, each once")
+    ledger = Ledger()
+    rows = [dict(zip(header, (cell.strip() for cell in cells))) for cells in table[1:]]
+    words = {row.get("label", "") for row in rows} - {""}
+    numbered = all(word.isascii() and word.isdecimal() and len(word) < 8 for word in words)
+    if numbered:
+        glosses = {int(row["label"]): row["gloss"] for row in reversed(rows) if row.get("label") and row.get("gloss")}
+        count = max(map(int, words), default=-1) + 1
+        if count > 2 * len(words) + 1000:
+            raise ValueError(f"{path}: {len(words)} labels reach up to {count - 1}; number them from 0 without gaps")
+        classes = [glosses.get(label, str(label)) for label in range(count)]
+    else:
+        classes = sorted(words)
+    ledger.conventions["labels"] = "numbers" if numbered else "words, numbered in alphabetical order"
+    labels = {str(label) if numbered else gloss: label for label, gloss in enumerate(classes)}
+    for number, (cells, row) in enumerate(zip(table[1:], rows, strict=True), start=2):
+        where = f"{path.name} row {number}"
+        if len(cells) != len(header):
+            ledger.reject(where, f"{len(cells)} cells, the header has {len(header)}")
+            continue
+        try:
+            clip = _clip(row, path.parent, labels, classes, numbered, args)
+        except ValueError as error:
+            ledger.reject(where, str(error))
+            continue
+        if ledger.repeats(clip.key, where):
+            continue
+        ledger.splits[clip.split] += 1
+        if clip.label is not None and clip.split == "test":
+            ledger.test_labels.add(clip.label)
+        assert isinstance(clip.source, VideoFile)
+        gone = [file for file in (clip.source.path, clip.source.pose) if file is not None and not Path(file).is_file()]
+        if gone:
+            ledger.missing.append(gone[0])
+        else:
+            ledger.rows.append(clip)
+    return ledger.finish(len(rows), classes)
+
+
+def _clip(
+    row: dict[str, str], folder: Path, labels: dict[str, int], classes: list[str], numbered: bool,
+    args: argparse.Namespace,
+) -> ManifestRow:  # fmt: skip
+    video, pose = row.get("video"), row.get("pose")
+    if not video and not pose:
+        raise ValueError("neither video nor pose")
+    if "\0" in f"{video}{pose}":
+        raise ValueError("a path holds a zero byte")
+    frames, seconds = _span(row, "frame", int), _span(row, "seconds", float)
+    if frames and seconds:
+        raise ValueError("a span in frames and one in seconds; give one")
+    span = frames or seconds
+    key = row.get("key") or clean_key(
+        str(Path(video or pose or "").with_suffix("")) + (f"_{span[0]}_{span[1]}" if span else "")
+    )
+    word = row.get("label") or None
+    if word is not None and numbered:
+        word = str(int(word))
+    label = None if word is None else labels[word]
+    split = row.get("split") or split_of(key, args)
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+    fps = _number(row, "fps", float)
+    source = VideoFile(
+        (video and str(folder / video)) or None,
+        (pose and str(folder / pose)) or None,
+        frames=frames and (int(frames[0]), None if frames[1] is None else int(frames[1])),
+        seconds=seconds,
+        fps=25.0 if fps is None else fps,
+    )
+    return ManifestRow(key, source, label, None if label is None else classes[label], split, row.get("signer") or None)
+
+
+def _number(row: dict[str, str], name: str, kind: type[int] | type[float]) -> float | None:
+    text = row.get(name)
+    if not text:
+        return None
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}, not a number") from None
+    if not 0 <= value < 1e9:
+        raise ValueError(f"{name} is {text}, out of range")
+    return value
+
+
+def _span(row: dict[str, str], unit: str, kind: type[int] | type[float]) -> tuple[float, float | None] | None:
+    start, end = _number(row, f"start_{unit}", kind), _number(row, f"end_{unit}", kind)
+    if start is None and end is None:
+        return None
+    if end is not None and end <= (start or 0):
+        raise ValueError(f"the span {start} to {end} is empty")
+    return (start or 0, end)
