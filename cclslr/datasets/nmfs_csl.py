@@ -144,7 +144,7 @@ def load(args: argparse.Namespace) -> Import:
             ledger.add(clean_key(line.path.replace("/", "_")), clip, label, None, line.split)
     if len(used) < CLASSES:
         ledger.notes.append(f"labels span {len(used)} of the {CLASSES} classes")
-    ledger.compare(PUBLISHED, "NMFs-CSL", "Part of the set is not in it, or the lists were edited.")
+    ledger.compare(PUBLISHED, "NMFs-CSL", "Part of the set is not in it, or the lists were edited")
     _report_sizes([Path(row.source.path) for row in ledger.rows if isinstance(row.source, FrameFolder)], ledger)
     return ledger.finish(total, classes)
 
@@ -162,7 +162,7 @@ def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
         for number, text in enumerate(read_lines(path), start=1):
             where = f"{path.name}, line {number}"
             cells = _cells(text, path.suffix == ".csv")
-            if number == 1 and cells[0].lower() in ("file", "path", "video"):
+            if number == 1 and path.suffix == ".csv" and cells[0] == "file":
                 continue
             total += 1
             line = _line(where, cells, split)
