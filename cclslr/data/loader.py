@@ -1,8 +1,8 @@
 """From shards to batches in the order of the plan, from any step: read, draw, decode and augment ahead of the trainer.
 
 Threads, not processes: reading, DALI, numba and libavcodec all let go of the GIL. Reading threads fetch clips; one
-conductor hands them to the RGB backend and makes pose views. At most `prefetch` batches are anywhere between being asked
-for and being taken, which bounds memory whatever the speeds.
+conductor hands them to the RGB backend and makes pose views. At most `prefetch` batches are anywhere between being
+asked for and being taken, which bounds memory whatever the speeds.
 """
 
 from __future__ import annotations

@@ -79,8 +79,7 @@ def pose_views(keypoints: Sequence[np.ndarray], sizes_B2: np.ndarray, params: Vi
     return views_VBTJC
 
 
-@intrinsic  # type: ignore[misc]
-def _as_float32(typing_context: Any, number: Any) -> Any:
+def _widen(typing_context: Any, number: Any) -> Any:
     """The bits of a float16 (uint16), or a float32, as float32."""
     if number == types.float32:
         return types.float32(types.float32), lambda context, builder, signature, args: args[0]
@@ -91,10 +90,13 @@ def _as_float32(typing_context: Any, number: Any) -> Any:
     return types.float32(types.uint16), widen
 
 
+_as_float32: Any = intrinsic(_widen)  # inside kernels: one argument
+
+
 @njit(nogil=True, cache=True)
 def _clip_views(
     keypoints_TKC, width, height, b, index_VBT, flip_VB, rotation_VB, scale_VB, hidden_VBJ, scratch_T3J, views_VBTJC
-):  # type: ignore[no-untyped-def]
+):
     """Both views of clip `b`. The clip is normalised once, and the views gather from the result."""
     usable = _normalise(keypoints_TKC, width, height, scratch_T3J)
     num_views, _, num_frames = index_VBT.shape
@@ -122,7 +124,7 @@ def _clip_views(
 
 
 @njit(nogil=True, cache=True)
-def _normalise(keypoints_TKC, width, height, out_T3J):  # type: ignore[no-untyped-def]
+def _normalise(keypoints_TKC, width, height, out_T3J):
     """Fill `out` with the normalised clip, coordinates apart so that loops over joints vectorise; False if unusable."""
     points = 0
     left = top = np.float32(np.inf)
@@ -158,7 +160,7 @@ def _normalise(keypoints_TKC, width, height, out_T3J):  # type: ignore[no-untype
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _put(frame_KC, k, out_3J, j, origin_x, origin_y, unit_x, unit_y, known):  # type: ignore[no-untyped-def]
+def _put(frame_KC, k, out_3J, j, origin_x, origin_y, unit_x, unit_y, known):
     """Normalise one point; `known` is 0 where there is nothing to measure it from."""
     x = (_as_float32(frame_KC[k, 0]) - origin_x) * unit_x
     y = (_as_float32(frame_KC[k, 1]) - origin_y) * unit_y

@@ -44,6 +44,6 @@ class Quarantine:
             if self.count > self.max_share * max(self.num_read, _GRACE):
                 named = "\n  ".join(list(self.reasons.values())[:10])
                 raise ValueError(
-                    f"{self.count} of {self.num_read} clips read are bad, more than data.max_bad_share={self.max_share};"
-                    f" check the shards with tools/check_shards.py, pack them again, or raise the limit:\n  {named}"
+                    f"{self.count} of {self.num_read} clips read are bad, more than data.max_bad_share allows"
+                    f" ({self.max_share}); look at the shards with tools/check_shards.py and pack them again:\n  {named}"
                 )
