@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -41,18 +43,21 @@ def write_index(path: str | Path, rows: Iterable[IndexRow]) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
-def read_index(path: str | Path) -> list[IndexRow]:
-    """Read all rows.
+def read_index(path: str | Path, sha256: str) -> list[IndexRow]:
+    """Read all rows of the file that dataset.json gives this checksum.
 
     Raises:
         FileNotFoundError: there is no index; the folder is no packed data set, or packing has not ended.
-        ValueError: the file is no index of this format.
+        ValueError: the file is damaged, or no index of this format.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: pack the data set with tools/make_shards.py, or let it end")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{path} is not the index that dataset.json speaks of; it is damaged: copy or pack it again")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: unreadable index ({str(error).splitlines()[0]})") from error
     if table.schema != SCHEMA:

@@ -102,7 +102,7 @@ def pack(
     tasks = _deal(good, out, options)
     recipe = _sha256(*(task.fingerprint for task in tasks), json.dumps(classes), json.dumps(settings, sort_keys=True))
     out.mkdir(parents=True, exist_ok=True)
-    with _only_one(out):
+    with only_one(out):
         if (out / INFO_NAME).exists():
             info = read_json(out / INFO_NAME)
             if info.get("recipe") != recipe:
@@ -164,7 +164,8 @@ def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: d
         "format_version": FORMAT_VERSION,
         "clips": {split: counts.get(split, 0) for split in SPLITS},
         "classes": classes,
-        "content_hash": _sha256(*(shard.sha256 for shard in shards)),
+        "content_hash": content_hash([shard.sha256 for shard in shards]),
+        "index_sha256": hashlib.sha256((out / INDEX_NAME).read_bytes()).hexdigest(),
         **info,
         "shards": [
             {"name": shard.name, "clips": len(shard.rows), "bytes": shard.bytes, "sha256": shard.sha256}
@@ -173,6 +174,11 @@ def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: d
     }
     write_json(out / INFO_NAME, value)
     return value
+
+
+def content_hash(checksums: list[str]) -> str:
+    """One number for all that the shards hold: the hash of their hashes, in order."""
+    return _sha256(*checksums)
 
 
 def build_shard(task: ShardTask) -> ShardPart:
@@ -269,7 +275,7 @@ def _sha256(*texts: str) -> str:
 
 
 @contextmanager
-def _only_one(out: Path) -> Iterator[None]:
+def only_one(out: Path) -> Iterator[None]:
     """Two processes packing into one folder would undo each other's work."""
     with open(out / ".lock", "w") as file:
         try:

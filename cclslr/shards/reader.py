@@ -64,14 +64,14 @@ class ShardSet:
     """The clips of packed data sets one after the other; a clip's id is its row number here.
 
     Args:
-        paths: folders that hold index.parquet.
+        paths: folders of packed data sets.
         split: keep only these clips; None keeps all.
 
     Label spaces are kept apart: the labels of the second data set begin after the last of the first.
     All methods are safe to call from several threads.
 
     Raises:
-        FileNotFoundError: no index in a folder.
+        FileNotFoundError: a folder holds no packed data set.
         ValueError: a data set of another format version, no clip left.
     """
 
@@ -85,13 +85,17 @@ class ShardSet:
         dataset_ids: list[int] = []
         self._folders = [Path(path) for path in paths]
         for number, folder in enumerate(self._folders):
-            rows = read_index(folder / INDEX_NAME)
+            if not (folder / INFO_NAME).is_file():
+                raise FileNotFoundError(
+                    f"{folder / INFO_NAME} is not there: pack the data set with tools/make_shards.py, or let it end"
+                )
             info = read_json(folder / INFO_NAME)
             if info.get("format_version") != FORMAT_VERSION:
                 raise ValueError(
                     f"{folder / INFO_NAME}: format version {info.get('format_version')}, this program reads"
                     f" {FORMAT_VERSION}; pack the data set again with tools/make_shards.py"
                 )
+            rows = read_index(folder / INDEX_NAME, info["index_sha256"])
             first = len(self.classes)
             kept = [row for row in rows if split is None or row.split == split]
             if first:

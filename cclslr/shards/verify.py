@@ -1,0 +1,192 @@
+"""Holds a packed data set against its own index: every checksum, the tars' structure, every clip on request."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from cclslr.files import read_json
+from cclslr.keypoints import NUM_WHOLEBODY
+from cclslr.shards import video
+from cclslr.shards.format import FORMAT_VERSION, SPLITS, BadClip, IndexRow
+from cclslr.shards.index import INDEX_NAME, read_index
+from cclslr.shards.pack import PARTS_NAME, content_hash
+from cclslr.shards.reader import INFO_NAME, decode_masks
+from cclslr.shards.writer import stock_index
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong, and where."""
+
+    shard: str
+    key: str  # empty: the shard as a whole
+    what: str
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """One shard to check."""
+
+    folder: str
+    name: str
+    sha256: str
+    bytes: int
+    rows: tuple[IndexRow, ...]
+    decode: bool
+
+
+@dataclass
+class ShardCheck:
+    """What came out of checking one shard."""
+
+    name: str
+    clips: int
+    bytes: int
+    faults: list[Fault] = field(default_factory=list)
+
+
+def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list[Fault]]:
+    """What is to be checked shard by shard, and the faults of the data set as a whole.
+
+    Raises:
+        FileNotFoundError: the folder holds no packed data set.
+        ValueError: the index or dataset.json is damaged, or of another version.
+    """
+    folder = Path(folder).resolve()
+    if not (folder / INFO_NAME).exists():
+        raise FileNotFoundError(f"{folder / INFO_NAME} is not there: packing has not ended; run make_shards.py again")
+    info = read_json(folder / INFO_NAME)
+    rows = read_index(folder / INDEX_NAME, info["index_sha256"])
+    faults = list(_faults_of_info(folder, info, rows))
+    by_shard: dict[str, list[IndexRow]] = {shard["name"]: [] for shard in info["shards"]}
+    for row in rows:
+        if row.shard in by_shard:
+            by_shard[row.shard].append(row)
+        else:
+            faults.append(Fault(row.shard, row.key, f"the shard is not in {INFO_NAME}"))
+    tasks = [
+        CheckTask(str(folder), shard["name"], shard["sha256"], shard["bytes"], tuple(by_shard[shard["name"]]), decode)
+        for shard in info["shards"]
+    ]
+    return tasks, faults
+
+
+def _faults_of_info(folder: Path, info: dict[str, Any], rows: list[IndexRow]) -> list[Fault]:
+    faults = []
+
+    def expect(value: object, expected: object, name: str) -> None:
+        if value != expected:
+            faults.append(Fault(INFO_NAME, "", f"{name} is {value}, but {expected} by what is there"))
+
+    expect(info.get("format_version"), FORMAT_VERSION, "format_version")
+    expect(info["content_hash"], content_hash([shard["sha256"] for shard in info["shards"]]), "content_hash")
+    expect(info["clips"], {split: sum(row.split == split for row in rows) for split in SPLITS}, "clips")
+    seen: set[str] = set()
+    for row in rows:
+        if row.key in seen:
+            faults.append(Fault(row.shard, row.key, "the key is in the index twice"))
+        seen.add(row.key)
+        if row.label >= len(info["classes"]):
+            faults.append(Fault(row.shard, row.key, f"label {row.label} of {len(info['classes'])} classes"))
+    named = {shard["name"] for shard in info["shards"]}
+    faults += [Fault(p.name, "", f"not in {INFO_NAME}") for p in sorted(folder.glob("*.tar")) if p.name not in named]
+    if (folder / PARTS_NAME).exists():
+        faults.append(Fault(PARTS_NAME, "", "packing has not ended; run make_shards.py again"))
+    return faults
+
+
+def check_shard(task: CheckTask) -> ShardCheck:
+    """Check one shard: its bytes, its structure, its stock index, each component; decode the clips if asked to."""
+    path = Path(task.folder, task.name)
+    check = ShardCheck(task.name, len(task.rows), task.bytes)
+
+    def fault(what: str, key: str = "") -> None:
+        check.faults.append(Fault(task.name, key, what))
+
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            if size != task.bytes:
+                fault(f"{size} bytes, expected {task.bytes}")
+            file.seek(0)
+            if hashlib.file_digest(cast(Any, file), "sha256").hexdigest() != task.sha256:
+                fault("the sha256 differs")
+            file.seek(0)
+            expected = [(f"{row.key}.{name}", part) for row in task.rows for name, part in row.components.items()]
+            found = _members(file, fault)
+            if found != [(name, part.offset, part.size) for name, part in expected]:
+                fault("the files in the tar are not those of the index")
+            for row in task.rows:
+                parts = {}
+                for name, part in row.components.items():
+                    file.seek(part.offset)
+                    parts[name] = file.read(part.size)
+                    if zlib.crc32(parts[name]) != part.crc32:
+                        fault(f"{name}: the checksum differs", row.key)
+                if task.decode:
+                    for what in decode_faults(row, parts):
+                        fault(what, row.key)
+    except OSError as error:
+        fault(f"unreadable: {error.strerror}")
+    try:
+        text = path.with_suffix(".idx").read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        fault(f"unreadable .idx: {error}")
+    else:
+        if text != stock_index(list(task.rows)):
+            fault("the .idx is not that of the index")
+    return check
+
+
+def _members(file: Any, fault: Any) -> list[tuple[str, int, int]]:
+    members = []
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                members.append((member.name, member.offset_data, member.size))
+                if not member.isfile():
+                    fault(f"{member.name} is no plain file")
+    except tarfile.TarError as error:
+        fault(f"no tar: {error}")
+    return members
+
+
+def decode_faults(row: IndexRow, parts: dict[str, bytes]) -> list[str]:
+    """What is wrong with the contents of one clip."""
+    faults = []
+    for name, data in parts.items():
+        try:
+            if name in ("mjpg", "mp4"):
+                frames_THWC = video.decode(data, "jpeg" if name == "mjpg" else "mp4")
+                expected = (row.num_frames, row.height, row.width, 3)
+                if frames_THWC.shape != expected:
+                    faults.append(f"{name}: frames {frames_THWC.shape}, expected {expected}")
+                if name == "mjpg" and list(row.frame_offsets) != video.jpeg_offsets(data):
+                    faults.append("mjpg: the frame offsets are not where the images begin")
+            elif name == "pose.npy":
+                pose_TKC = np.load(io.BytesIO(data), allow_pickle=False)
+                if pose_TKC.shape != (row.num_frames, NUM_WHOLEBODY, 3) or pose_TKC.dtype != np.float16:
+                    faults.append(f"{name}: {pose_TKC.dtype} {pose_TKC.shape}")
+                elif not np.isfinite(pose_TKC).all():
+                    faults.append(f"{name}: not all numbers are finite")
+            elif name == "mask.png":
+                if len(decode_masks(data)) != row.num_frames:
+                    faults.append(f"{name}: {len(decode_masks(data))} masks for {row.num_frames} frames")
+            elif name == "json":
+                meta = json.loads(data)
+                if (-1 if meta["label"] is None else meta["label"], meta["split"]) != (row.label, row.split):
+                    faults.append("json: label or split are not those of the index")
+            else:
+                faults.append(f"{name}: not a component of this format")
+        except (BadClip, ValueError, OSError, KeyError, EOFError, SyntaxError) as error:
+            faults.append(f"{name}: {error}")
+    return faults
