@@ -45,5 +45,5 @@ class Quarantine:
                 named = "\n  ".join(list(self.reasons.values())[:10])
                 raise ValueError(
                     f"{self.count} of {self.num_read} clips read are bad, more than data.max_bad_share allows"
-                    f" ({self.max_share}); look at the shards with tools/check_shards.py and pack them again:\n  {named}"
+                    f" ({self.max_share}); look at them with tools/check_shards.py and pack them again:\n  {named}"
                 )
