@@ -101,7 +101,7 @@ class SynthClip:
     def _camera(self) -> tuple[float, np.ndarray]:
         """Shoulder width in pixels, and where the middle of the shoulders is (T, 2)."""
         rng, time = _rng(self.options, self.index, _SCENE), np.linspace(0, 1, self.num_frames)
-        unit = 0.265 * self.options.size * rng.uniform(0.9, 1.1)
+        unit = 0.285 * self.options.size * rng.uniform(0.9, 1.1)
         where = np.array((0.5, 0.44)) + rng.normal(0, (0.03, 0.02))
         drift = (
             0.012

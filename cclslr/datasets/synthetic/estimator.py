@@ -6,6 +6,8 @@ import numpy as np
 
 LEFT_HAND, RIGHT_HAND, FACE, MOUTH = slice(91, 112), slice(112, 133), slice(23, 91), slice(71, 91)
 HANDS = (LEFT_HAND, RIGHT_HAND)
+_ANGLE = np.radians(np.concatenate((np.arange(180, 540, 30), np.arange(180, 540, 45))))
+_ROUND_LIPS = np.stack((np.cos(_ANGLE), np.sin(_ANGLE)), axis=1)  # outer and inner lips of a mouth of radius 1
 
 
 def _wander(rng: np.random.Generator, frames: int, points: int, memory: float) -> np.ndarray:
@@ -46,9 +48,9 @@ def observe(true_TK3: np.ndarray, unit: float, noise: float, drop_out: float, rn
     error = 0.6 * _wander(rng, frames, points, 0.9) + 0.6 * rng.normal(size=(frames, points, 2))
     error += 0.8 * rng.normal(size=(1, points, 2))  # an estimator errs about the same way all through a clip
     xy = true_TK3[..., :2].copy()
-    lips = xy[:, MOUTH]  # small lips are drawn towards a closed mouth
-    middle = lips.mean(axis=1, keepdims=True)
-    xy[:, MOUTH] = middle + (lips - middle) * (1 - noise * rng.uniform(0.1, 0.5, 2))
+    lips = xy[:, MOUTH]  # lips are small: part of what is reported is a mouth that the estimator expected
+    expected = lips.mean(axis=1, keepdims=True) + unit * rng.uniform((0.06, 0.0), (0.14, 0.08)) * _ROUND_LIPS
+    xy[:, MOUTH] = lips + min(1.0, noise * rng.uniform(0.3, 0.8)) * (expected - lips)
     xy += noise * unit * scale[:, None] * error
 
     confidence = np.clip(0.9 - 0.06 * np.abs(error).sum(axis=-1) + 0.04 * rng.normal(size=(frames, points)), 0.31, 1)

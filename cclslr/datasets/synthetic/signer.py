@@ -61,7 +61,7 @@ def draw_signer(rng: np.random.Generator) -> Signer:
         left_handed=bool(rng.uniform() < 0.1),
         shoulders=rng.uniform(0.86, 1.14),
         arm=rng.uniform(0.9, 1.1),
-        hand=rng.uniform(0.5, 0.64),
+        hand=rng.uniform(0.54, 0.68),
         head=(rng.uniform(0.27, 0.34), rng.uniform(0.36, 0.44)),
         neck=rng.uniform(0.08, 0.2),
         skin=tuple(np.clip(skin, 0, 255)),

@@ -1,8 +1,8 @@
 """What a class is: where a sign is made, how the hands move, their shape, and what the mouth does.
 
-Signs come in families of four that share place, path and use of the hands. Inside a family one member differs by the
-handshape, one by the mouth, one by a fine movement of the hand. A classifier that knows the coarse movement alone is
-therefore right once in four, and each of the other cues is carried better by one modality than by the other.
+Signs come in pairs of twins that share place, path and use of the hands; twins differ by the handshape alone, by the
+mouth alone, or by a fine movement of the hand alone. A classifier that knows the coarse movement is therefore right
+once in two, and each of the three cues is carried better by one modality than by the other.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ PLACES: dict[str, tuple[float, float, float]] = {
 PATHS = ("lift", "circle", "sweep", "tap", "arc", "shake", "zigzag", "nudge")
 HANDS = ("one", "mirror", "base", "alternate")
 FINE = ("wiggle", "twist", "nod")
-VARIANTS = ("plain", "handshape", "mouth", "fine")
-MAX_CLASSES = len(VARIANTS) * len(PLACES) * len(PATHS) * len(HANDS)
+CUES = ("handshape", "mouth", "fine")
+MAX_CLASSES = 2 * len(PLACES) * len(PATHS) * len(HANDS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Sign:
     """One class."""
 
     family: int
-    variant: str  # one of VARIANTS
+    differs: str  # from its twin by one of CUES; "plain" for the first of the two
     place: str
     path: str
     hands: str
@@ -69,7 +69,7 @@ class Sign:
     @property
     def gloss(self) -> str:
         """A name to read in tables."""
-        detail = {"handshape": self.handshape, "mouth": self.mouth, "fine": str(self.fine)}.get(self.variant)
+        detail = {"handshape": self.handshape, "mouth": self.mouth, "fine": str(self.fine)}.get(self.differs)
         return f"{self.place}-{self.path}-{self.hands}" + (f"-{detail}" if detail else "")
 
 
@@ -81,31 +81,31 @@ def sign(label: int) -> Sign:
     """
     if not 0 <= label < MAX_CLASSES:
         raise ValueError(f"class {label}: there are {MAX_CLASSES} classes, 0 to {MAX_CLASSES - 1}")
-    family, variant = divmod(label, len(VARIANTS))
-    round_, place = divmod(family, len(PLACES))
+    family, twin = divmod(label, 2)
+    handshapes, mouths, places = list(HANDSHAPES), list(MOUTHS), list(PLACES)
+    round_, place = divmod(family, len(places))
     hands_round, path_round = divmod(round_, len(PATHS))
-    handshapes, mouths, places, paths = list(HANDSHAPES), list(MOUTHS), list(PLACES), list(PATHS)
     plain = Sign(
         family=family,
-        variant="plain",
+        differs="plain",
         place=places[place],
-        path=paths[(place + path_round) % len(paths)],
-        hands=HANDS[(place + hands_round) % len(HANDS)],
+        path=PATHS[(place + path_round) % len(PATHS)],
+        hands=HANDS[(place + path_round + hands_round) % len(HANDS)],
         handshape=handshapes[(5 * family) % len(handshapes)],
         mouth=mouths[family % len(mouths)],
         fine=None,
-        tilt=(15.0, 60.0, 35.0)[family % 3],
+        tilt=(15.0, 60.0, 35.0)[round_ % 3],
         roll=(0.0, 180.0, 40.0, 150.0)[family % 4],
     )
-    if VARIANTS[variant] == "handshape":
-        return replace(
-            plain, variant="handshape", handshape=handshapes[(5 * family + 1 + family % 3) % len(handshapes)]
-        )
-    if VARIANTS[variant] == "mouth":
-        return replace(plain, variant="mouth", mouth=mouths[(family + 1 + family % 3) % len(mouths)])
-    if VARIANTS[variant] == "fine":
-        return replace(plain, variant="fine", fine=FINE[family % len(FINE)])
-    return plain
+    differs = CUES[family % len(CUES)]
+    if not twin:
+        return plain
+    if differs == "handshape":
+        other = handshapes[(5 * family + 1 + family // 3 % 3) % len(handshapes)]
+        return replace(plain, differs=differs, handshape=other)
+    if differs == "mouth":
+        return replace(plain, differs=differs, mouth=mouths[(family + 1 + family // 3 % 3) % len(mouths)])
+    return replace(plain, differs=differs, fine=FINE[family // 3 % len(FINE)])
 
 
 def path_offset(path: str, phase_T: np.ndarray) -> np.ndarray:
