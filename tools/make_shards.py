@@ -77,6 +77,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default 1)")
     group.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
+    group.add_argument(
+        "--masks", action="store_true", help="add motion-preserving masks, by the defaults of tools/make_masks.py"
+    )
     group.add_argument("--report", metavar="FILE", help="write the report as JSON")
     group.add_argument("--dry-run", action="store_true", help="stop after the report")
 
@@ -122,9 +125,25 @@ def main() -> int:
     if result.shards_reused:
         console.print(f"{result.shards_reused} shards were already there")
     rejected = len(result.rejected)
+    if args.masks:
+        add_masks(args.out, args.workers)
     reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
     return 1 if rejected else 0
+
+
+def add_masks(out: str, workers: int) -> None:
+    """Make masks with the defaults of make_masks.py."""
+    # Imported here: the worker processes import this file, and packing needs no torch.
+    import torch
+
+    from cclslr.masking.options import add_arguments, mask_settings
+    from cclslr.masking.rewrite import make_masks
+    from cclslr.training.distributed import Ranks
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    make_masks(out, mask_settings(parser.parse_args([])), workers, Ranks(0, 1, torch.device("cpu")))
 
 
 def estimate_cost(found: Import, options: PackOptions, workers: int) -> dict[str, int | None]:

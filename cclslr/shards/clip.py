@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +12,7 @@ from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards import video
 from cclslr.shards.crop import CROPS, crop_and_resize
 from cclslr.shards.format import CODECS, BadClip, IndexRow, ManifestRow, RawClip
-from cclslr.shards.reader import encode_masks
 from cclslr.shards.writer import PackedClip
-
-MaskMaker = Callable[[np.ndarray, np.ndarray | None], np.ndarray | None]
-"""Packed frames (T, H, W, 3) uint8 and keypoints (T, 133, 3) → masks {0, 1} (T, 64, 64), or None for no masks."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,6 @@ class PackOptions:
     clips_per_shard: int = 256
     allow_unlabelled: bool = False
     licence_note: str = ""
-    mask_maker: MaskMaker | None = None  # a picklable function or dataclass, called once a clip in the worker
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -60,8 +54,6 @@ def pack_clip(row: ManifestRow, clip: RawClip, options: PackOptions) -> PackedCl
         num_frames, height, width, _ = frames_THWC.shape
         data, frame_offsets = video.encode(frames_THWC, options.codec, clip.fps, options.quality)
         parts[video.extension(options.codec)] = data
-        if options.mask_maker is not None and (masks_THW := options.mask_maker(frames_THWC, keypoints_TKC)) is not None:
-            parts["mask.png"] = encode_masks(masks_THW)
     if keypoints_TKC is not None:
         num_frames = len(keypoints_TKC)
         file = io.BytesIO()

@@ -55,7 +55,7 @@ def read_index(path: str | Path, sha256: str | None = None) -> list[IndexRow]:
         raise FileNotFoundError(f"{path} is not there: pack the data set with tools/make_shards.py, or let it end")
     data = path.read_bytes()
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError(f"{path} is not the index that dataset.json speaks of; it is damaged: copy or pack it again")
+        raise ValueError(f"{path} is not the one that dataset.json speaks of: run the tool that last wrote it again")
     try:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:

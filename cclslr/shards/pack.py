@@ -136,7 +136,7 @@ def pack(
                 "size": options.size,
                 "crop": options.crop,
                 "quality": options.quality,
-                "masks": None if options.mask_maker is None else repr(options.mask_maker),
+                "masks": None,
                 "licence_note": options.licence_note,
                 "settings": settings or {},
                 "rejected": len(rejected),
@@ -152,7 +152,7 @@ def pack(
 def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: dict[str, Any]) -> dict[str, Any]:
     """Write index.parquet and dataset.json over complete shards; returns what dataset.json says.
 
-    `info` is added to what every data set has: format version, classes, counts, shards with their checksums, and the
+    `info` is added to what every data set says of itself: format version, classes, counts, shards with their checksums, and the
     content hash over them.
     """
     out = Path(out)
@@ -160,18 +160,18 @@ def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: d
     rows = [row for shard in shards for row in shard.rows]
     write_index(out / INDEX_NAME, rows)
     counts = Counter(row.split for row in rows)
-    value = {
+    computed = {
         "format_version": FORMAT_VERSION,
         "clips": {split: counts.get(split, 0) for split in SPLITS},
         "classes": classes,
         "content_hash": content_hash([shard.sha256 for shard in shards]),
         "index_sha256": hashlib.sha256((out / INDEX_NAME).read_bytes()).hexdigest(),
-        **info,
         "shards": [
             {"name": shard.name, "clips": len(shard.rows), "bytes": shard.bytes, "sha256": shard.sha256}
             for shard in shards
         ],
     }
+    value = {**computed, **info, **computed}
     write_json(out / INFO_NAME, value)
     return value
 
