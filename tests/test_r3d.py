@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cclslr.models.flops import forward_flops
+from cclslr.models.flops import forward_flops, training_flops
 from cclslr.models.r3d import KINETICS_MEAN, KINETICS_STD, LAYOUTS, build_rgb
 
 
@@ -71,6 +71,9 @@ def test_flops_of_r3d50_counted_by_hand():
     assert (frames, size, dim) == (2, 7, 2048)
     assert forward_flops(build_rgb("r3d50"), (1, 32, 224, 224, 3), torch.uint8) == 2 * macs
     assert macs / 1e9 == pytest.approx(79.7, abs=0.05)
+    # Backward: as much again for the weights and for the inputs, but nobody asks for the gradient of the pixels.
+    backward = 4 * macs - 2 * conv_macs(7 * 7 * 7, 3, 64, 32 * 112 * 112)
+    assert training_flops(build_rgb("r3d50"), (1, 32, 224, 224, 3), torch.uint8) == 2 * macs + backward
 
 
 def test_flops_grow_with_the_batch_and_leave_the_module_alone():

@@ -1,0 +1,269 @@
+"""The pre-training step under the clock: compute alone, data alone, both, and each trick on and off.
+
+Every figure is a median over repetitions that take turns with what they are compared with, in blocks of steps whose
+first ones are not counted. Nothing here knows the algorithm: the steps are `cclslr.train`'s own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from unittest import mock
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from cclslr import keypoints, train
+from cclslr.bench import plain
+from cclslr.bench.machine import synchronize
+from cclslr.config import PretrainConfig, load_config, to_dict
+from cclslr.data.batch import Batch
+from cclslr.data.loader import Loader
+from cclslr.data.plan import Plan
+from cclslr.models.ccl import Branches
+from cclslr.models.flops import forward_flops, training_flops
+from cclslr.shards.reader import ShardSet
+from cclslr.training.distributed import Ranks
+from cclslr.training.optimise import Amp
+
+
+@dataclass
+class Sample:
+    """One timed block of steps on all ranks."""
+
+    seconds: float  # a step, of the slowest rank
+    waited: dict[str, float] = field(default_factory=dict)  # seconds a step by reason, mean over ranks
+
+
+class Mode(Protocol):
+    """Something that makes steps."""
+
+    def block(self, warmup: int, steps: int) -> Sample: ...
+
+
+def random_batch(cfg: PretrainConfig, ranks: Ranks) -> Batch:
+    """One rank's batch of noise, in the shape and memory layout of real ones."""
+    size = cfg.optim.batch // ranks.world
+    generator = torch.Generator().manual_seed(ranks.rank)
+    views, rgb, pose = cfg.views, None, None
+    if "rgb" in cfg.model.modalities:
+        shape = (2, size, views.rgb_frames, views.size, views.size, 3)
+        rgb = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(ranks.device)
+    if "pose" in cfg.model.modalities:
+        pose = torch.rand(2, size, views.pose_frames, keypoints.NUM_JOINTS, 3, generator=generator).to(ranks.device)
+    ids = torch.arange(ranks.rank * size, (ranks.rank + 1) * size, device=ranks.device)
+    return Batch(rgb, pose, ids, torch.full_like(ids, -1))
+
+
+def changed(cfg: PretrainConfig, *overrides: str) -> PretrainConfig:
+    """`cfg` with some keys overridden."""
+    return load_config(PretrainConfig, None, list(overrides), stored=to_dict(cfg))
+
+
+def open_loader(cfg: PretrainConfig, ranks: Ranks) -> Loader:
+    """The loader of a training run, from `cfg.data.shards`."""
+    shards = ShardSet(cfg.data.shards, split=cfg.data.split)
+    plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
+    return Loader(cfg.data, cfg.views, shards, plan, ranks, cfg.model.modalities, cfg.run.seed)
+
+
+class Replay:
+    """Compute alone: the same batch again and again."""
+
+    def __init__(self, step: Callable[[int], Any], ranks: Ranks) -> None:
+        self.step, self.ranks, self.done = step, ranks, 0
+
+    def block(self, warmup: int, steps: int) -> Sample:
+        for i in range(warmup + steps):
+            if i == warmup:
+                started = _all_ready(self.ranks)
+            self.step(self.done)
+            self.done += 1
+        return Sample(_slowest(started, self.ranks) / steps)
+
+
+class Supply:
+    """The loader, alone (`step` is None) or feeding a trainer.
+
+    Opened anew for each block, so that nothing works in the background of other modes; what was made ahead is not
+    counted.
+    """
+
+    def __init__(self, cfg: PretrainConfig, ranks: Ranks, step: Callable[[Batch, int], Any] | None) -> None:
+        self.cfg, self.ranks, self.step, self.done = cfg, ranks, step, 0
+
+    def block(self, warmup: int, steps: int) -> Sample:
+        warmup = max(warmup, self.cfg.data.prefetch + 1)
+        loader = open_loader(self.cfg, self.ranks)
+        with loader.start(self.done):
+            for i in range(warmup + steps):
+                if i == warmup:
+                    before = dict(loader.waited)
+                    started = _all_ready(self.ranks)
+                batch = next(loader)
+                if self.step is not None:
+                    self.step(batch, self.done)
+                self.done += 1
+            seconds = _slowest(started, self.ranks) / steps
+            mine = {name: (value - before[name]) / steps for name, value in loader.waited.items()}
+        everyone = self.ranks.gather_objects(mine)
+        return Sample(seconds, {name: statistics.mean(waited[name] for waited in everyone) for name in mine})
+
+
+def _all_ready(ranks: Ranks) -> float:
+    synchronize(ranks.device)
+    ranks.gather_objects(None)  # a barrier
+    return time.perf_counter()
+
+
+def _slowest(started: float, ranks: Ranks) -> float:
+    synchronize(ranks.device)
+    return max(ranks.gather_objects(time.perf_counter() - started))
+
+
+def take_turns(modes: Mapping[str, Mode], warmup: int, steps: int, repeats: int) -> dict[str, list[Sample]]:
+    """`repeats` blocks of every mode, interleaved."""
+    samples: dict[str, list[Sample]] = {name: [] for name in modes}
+    for _ in range(repeats):
+        for name, mode in modes.items():
+            samples[name].append(mode.block(warmup, steps))
+    return samples
+
+
+def summary(samples: list[Sample], batch: int) -> dict[str, Any]:
+    """Median and spread of the clips a second over all ranks; where a step of the median length goes."""
+    rates = [batch / sample.seconds for sample in samples]
+    seconds = statistics.median(sample.seconds for sample in samples)
+    result: dict[str, Any] = {
+        "clips_per_second": statistics.median(rates),
+        "min": min(rates),
+        "max": max(rates),
+        "n": len(rates),
+        "step_ms": 1e3 * seconds,
+    }
+    if samples[0].waited:
+        for name in samples[0].waited:
+            result[f"wait_{name}_ms"] = 1e3 * statistics.median(sample.waited[name] for sample in samples)
+        result["waiting_share"] = statistics.median(sum(s.waited.values()) / s.seconds for s in samples)
+    return result
+
+
+def flops_per_clip(query: Branches, cfg: PretrainConfig) -> dict[str, int]:
+    """Of one clip in one step: query forward and backward, key forward; encoders only, 2 a multiply-accumulate."""
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "rgb": ((2, cfg.views.rgb_frames, cfg.views.size, cfg.views.size, 3), torch.uint8),
+        "pose": ((2, cfg.views.pose_frames, keypoints.NUM_JOINTS, 3), torch.float32),
+    }
+    counted = {}
+    for m in cfg.model.modalities:
+        encoder = query.get_submodule(f"branch.{m}.encoder")
+        counted[m] = (training_flops(encoder, *shapes[m]) + forward_flops(encoder, *shapes[m])) // 2  # two clips
+    return counted
+
+
+def lean_step(learner: train.Learner, cfg: PretrainConfig, ranks: Ranks) -> Callable[[Batch, int], Any]:
+    """`cclslr.train.pretrain_step` on `learner`."""
+    return lambda batch, step: train.pretrain_step(learner, batch, step, cfg, ranks)
+
+
+def plain_replay(cfg: PretrainConfig, ranks: Ranks, batch: Batch) -> Replay:
+    """The plain reference on the same batch, in the same arithmetic type; one rank only."""
+    learner = plain.build_plain_learner(cfg, ranks.device, Amp(cfg.run.amp, ranks.device).dtype)
+    return Replay(lambda step: plain.plain_step(learner, batch, step, cfg), ranks)
+
+
+@dataclass(frozen=True)
+class Trick:
+    """One thing that is meant to make the step fast, and how to take it away (or to add it)."""
+
+    name: str
+    default: bool  # is it on in an ordinary run?
+    overrides: tuple[str, ...] = ()  # config that flips it
+    learner: Callable[[train.Learner, PretrainConfig, Ranks], None] | None = None  # change that flips it
+    patch: tuple[tuple[str, Any], ...] = ()  # what to replace in `cclslr.train` while flipped
+    switch: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    applies: Callable[[PretrainConfig, Ranks], bool] = lambda cfg, ranks: True
+
+
+def _contiguous(learner: train.Learner, cfg: PretrainConfig, ranks: Ranks) -> None:
+    plain.contiguous_convolutions(learner.query)
+    plain.contiguous_convolutions(learner.key)
+
+
+def _plain_optimizer(learner: train.Learner, cfg: PretrainConfig, ranks: Ranks) -> None:
+    learner.optimizer = plain.plain_sgd(list(learner.query.parameters()), cfg.optim)
+
+
+def _plain_buckets(learner: train.Learner, cfg: PretrainConfig, ranks: Ranks) -> None:
+    learner.query_ddp = DistributedDataParallel(learner.query, broadcast_buffers=False, gradient_as_bucket_view=False)
+
+
+@contextlib.contextmanager
+def _no_cudnn_search() -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _on_gpu(cfg: PretrainConfig, ranks: Ranks) -> bool:
+    return ranks.device.type == "cuda"
+
+
+def _several(cfg: PretrainConfig, ranks: Ranks) -> bool:
+    return ranks.world > 1
+
+
+TRICKS = (
+    Trick("channels_last", True, learner=_contiguous, applies=lambda cfg, ranks: "rgb" in cfg.model.modalities),
+    Trick("fused_momentum_update", True, patch=(("momentum_update", plain.plain_momentum_update),)),
+    Trick("fused_optimizer", True, learner=_plain_optimizer),
+    Trick("shared_similarity", True, patch=(("ccl_losses", plain.plain_losses),)),
+    Trick("mixed_precision", True, ("run.amp=fp32",), applies=_on_gpu),
+    Trick("cudnn_benchmark", True, switch=_no_cudnn_search, applies=_on_gpu),
+    Trick("compile", False, ("run.compile=true",)),
+    Trick("gradient_as_bucket_view", True, learner=_plain_buckets, applies=_several),
+    Trick("gradient_compression", False, ("run.gradient_compression=bf16",), applies=_several),
+)  # fmt: skip
+
+
+class Flipped(Replay):
+    """Replay with one trick flipped."""
+
+    def __init__(self, trick: Trick, cfg: PretrainConfig, ranks: Ranks, batch: Batch) -> None:
+        cfg = changed(cfg, *trick.overrides)
+        learner = train.build_learner(cfg, ranks)
+        if trick.learner is not None:
+            trick.learner(learner, cfg, ranks)
+        step = lean_step(learner, cfg, ranks)
+        super().__init__(lambda number: step(batch, number), ranks)
+        self.trick = trick
+
+    def block(self, warmup: int, steps: int) -> Sample:
+        with contextlib.ExitStack() as stack:
+            for name, value in self.trick.patch:
+                stack.enter_context(mock.patch.object(train, name, value))
+            stack.enter_context(self.trick.switch())
+            return super().block(warmup, steps)
+
+
+def worth(trick: Trick, flipped: list[Sample], usual: list[Sample], batch: int) -> dict[str, Any]:
+    """How much faster a step is with the trick than without: median and spread of the ratios of neighbouring blocks."""
+    on, off = (usual, flipped) if trick.default else (flipped, usual)
+    ratios = [without.seconds / with_.seconds for with_, without in zip(on, off, strict=True)]
+    return {
+        "trick": trick.name,
+        "on_by_default": trick.default,
+        "on_clips_per_second": statistics.median(batch / sample.seconds for sample in on),
+        "off_clips_per_second": statistics.median(batch / sample.seconds for sample in off),
+        "speed_up": statistics.median(ratios),
+        "min": min(ratios),
+        "max": max(ratios),
+        "n": len(ratios),
+    }
