@@ -26,6 +26,7 @@ class Work:
     bus_bytes: float  # of a clip that cross from host to GPU
     view_bytes: float  # of a clip's key view, exchanged between GPUs (objective.shuffle_bn)
     gradient_bytes: float  # of all parameters, as they travel
+    same_cores: bool = False  # training itself runs on the CPU: it and the loader take turns
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,14 @@ def forecast(work: Work, hardware: Hardware, corpus: Corpus) -> Forecast:
     if gpus > hardware.gpus_per_node and gpus % hardware.gpus_per_node:
         raise ValueError(f"{gpus} GPUs do not fill nodes of {hardware.gpus_per_node}")
     local_gpus = min(gpus, hardware.gpus_per_node)
+    cores = hardware.cores * local_gpus / hardware.gpus_per_node  # a fair share of a node that is not filled
     step, communication = _step(work, hardware)
-    compute = Stage("compute", gpus * work.batch / (step + communication), f"{gpus} GPUs x {work.compute:.3g} clips/s")
-    cores = hardware.cores if gpus >= hardware.gpus_per_node else hardware.cores * gpus / hardware.gpus_per_node
+    loading = local_gpus * work.batch * work.core_ms / 1e3 / cores if work.same_cores else 0.0
+    rate = gpus * work.batch / (step + communication + loading)
+    compute = Stage("compute", rate, f"{gpus} x {work.compute:.3g} clips/s")
     cpu = Stage("cpu", nodes * _over(1e3 * cores, work.core_ms), f"{work.core_ms:.3g} core-ms a clip, {cores:g} cores")
     bus = Stage("bus", gpus * _over(1e9 * hardware.bus_gb_s, work.bus_bytes), f"{work.bus_bytes / 1e6:.3g} MB a clip")
-    decode = Stage("gpu_loader", gpus * work.gpu_loader, f"{gpus} GPUs x {work.gpu_loader:.3g} clips/s")
+    decode = Stage("gpu_loader", gpus * work.gpu_loader, f"{gpus} x {work.gpu_loader:.3g} clips/s")
     warm, first = _storage(work, hardware, corpus)
     efficiency = step / (step + communication)
     return Forecast((compute, cpu, bus, decode, warm), first, corpus.clips, local_gpus * nodes * work.batch, efficiency)
