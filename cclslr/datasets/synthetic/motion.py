@@ -77,7 +77,7 @@ def perform(sign: Sign, signer: Signer, num_frames: int, rng: np.random.Generato
         wave = 2 * np.pi * (4 * phase[:, None] + np.arange(5) * 0.2)
         strength = signer.amplitude * rng.uniform(0.8, 1.2)
         if sign.fine == "wiggle":
-            shape[:, :5] = shape[:, :5] * 0.7 + 0.2 + 0.25 * strength * np.sin(wave)
+            shape[:, :5] = shape[:, :5] * 0.6 + 0.2 + 0.32 * strength * np.sin(wave)
         elif sign.fine == "twist":
             turned[:, 1] += 35 * strength * np.sin(wave[:, 0])
         elif sign.fine == "nod":
