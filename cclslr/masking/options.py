@@ -2,7 +2,61 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
+from cclslr.masking.mpm import CHOICES, MpmOptions
+from cclslr.masking.settings import MaskSettings
 from cclslr.shards.reader import ShardSet
+
+DEFAULT_FLOW = Path(__file__).with_name("weights") / "tiny.safetensors"
+"""A small flow that this project trained on rendered signers (docs/masking.md). Good for a first look, no more."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that decide what masks look like."""
+    default = MpmOptions()
+    group = parser.add_argument_group("masks (docs/masking.md)")
+    group.add_argument(
+        "--flow", type=Path, default=DEFAULT_FLOW, metavar="FILE",
+        help="flow of tools/train_flow.py (default: a small one that comes with the program)",
+    )  # fmt: skip
+    group.add_argument(
+        "--method", choices=CHOICES["method"], default=default.method,
+        help="flow: motion-preserving masking; temporal_std and pose_discs need no flow (default flow)",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep", choices=CHOICES["keep"], default=default.keep,
+        help="high: moving latents survive; low: the paper's Eq. 5 to the letter (default high)",
+    )  # fmt: skip
+    group.add_argument(
+        "--threshold", choices=CHOICES["threshold"], default=default.threshold,
+        help="absolute: latents below a deviation of P are static; quantile: a share P is (default absolute)",
+    )  # fmt: skip
+    group.add_argument("--p", type=float, default=default.p, help=f"see --threshold (default {default.p})")
+    group.add_argument(
+        "--binarize", choices=CHOICES["binarize"], default=default.binarize,
+        help=f"what of the motion-preserving video is thresholded (default {default.binarize})",
+    )  # fmt: skip
+    group.add_argument(
+        "--radius", type=float, default=default.radius,
+        help=f"of pose_discs' discs, in widths of the frame (default {default.radius})",
+    )  # fmt: skip
+
+
+def mask_settings(args: argparse.Namespace, device: str = "cpu", dtype: str = "float32") -> MaskSettings:
+    """What `add_arguments` understood.
+
+    Raises:
+        FileNotFoundError: there is no such flow.
+        ValueError: an option is out of range.
+    """
+    options = MpmOptions(args.method, args.keep, args.threshold, args.p, args.binarize, args.radius)
+    if options.method != "flow":
+        return MaskSettings(options)
+    if not args.flow.is_file():
+        raise FileNotFoundError(f"{args.flow}: no such flow; train one with tools/train_flow.py")
+    return MaskSettings(options, str(args.flow.resolve()), dtype, device)
 
 
 def require_masks(shards: ShardSet, alpha: float) -> None:

@@ -1,0 +1,309 @@
+"""Adds masks to packed clips, or replaces them: shard by shard, restartable, on several processes or GPUs.
+
+A shard with new masks is written beside the old one under another name, which carries the recipe of the masks. Now and
+then, and at the end, `commit` puts the finished ones into the index, and only then removes what they replace: a reader
+finds the old shard or the new one, never a half, and a killed run goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cclslr.files import read_json, write_json
+from cclslr.masking.mpm import MpmReport, flow_masks, motion_mask, resize
+from cclslr.masking.settings import MaskSettings, MaskTotals
+from cclslr.shards import video
+from cclslr.shards.executor import run_tasks
+from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow
+from cclslr.shards.index import INDEX_NAME, read_index, write_index
+from cclslr.shards.pack import finish, only_one
+from cclslr.shards.reader import INFO_NAME, encode_masks
+from cclslr.shards.writer import PackedClip, ShardFile, open_shard
+from cclslr.training.distributed import Ranks
+
+PARTS_NAME = ".masks"  # finished shards that the index does not yet know
+READY_NAME = "ready"  # in it: index and dataset.json that are to replace those of the data set
+COMPUTED = ("format_version", "clips", "classes", "content_hash", "index_sha256", "shards")  # by `finish`
+COMMIT_EVERY = 60.0  # seconds
+FRAMES_PER_GROUP = 512  # frames of several clips that go through the flow together
+
+
+@dataclass(frozen=True)
+class MaskTask:
+    """All that a worker needs to make the masks of one shard."""
+
+    folder: str
+    old_name: str
+    new_name: str
+    rows: tuple[IndexRow, ...]
+    codec: str
+    recipe: str
+    settings: MaskSettings
+
+    @property
+    def name(self) -> str:
+        return self.new_name
+
+
+def make_masks(folder: str | Path, settings: MaskSettings, workers: int, ranks: Ranks) -> dict[str, Any]:
+    """Give every clip of a packed data set its mask, in place. Returns dataset.json's entry "masks".
+
+    Args:
+        folder: the data set.
+        workers: processes; 0 works in this one, which is right for a GPU and for several ranks.
+        ranks: this process among those that torchrun started; each takes its share of the shards.
+
+    Raises:
+        FileNotFoundError: no packed data set there.
+        ValueError: it is being written by another process; a clip is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / INFO_NAME).is_file():
+        raise FileNotFoundError(f"{folder} is no packed data set; pack one with tools/make_shards.py")
+    if ranks.main:
+        with only_one(folder):
+            _exchange(folder)
+    ranks.gather_objects(None)  # the others read the index afterwards
+    recipe = settings.recipe()
+    planned = plan(folder, settings, recipe)
+    masks = read_json(folder / INFO_NAME)["masks"]
+    if not planned and not (folder / PARTS_NAME).exists():
+        return masks
+    tasks = planned[ranks.rank :: ranks.world]
+    (folder / PARTS_NAME).mkdir(exist_ok=True)
+    missing = [task for task in tasks if not _part_path(folder, task.new_name).exists()]
+    results = run_tasks(
+        mask_shard,
+        missing,
+        workers=workers,
+        description="making masks",
+        sizes=[len(task.rows) for task in missing],
+    )
+    if not ranks.main:
+        for _ in results:
+            pass
+        ranks.gather_objects(None)
+        return {}
+    with only_one(folder):
+        last = time.monotonic()
+        for _ in results:
+            if time.monotonic() - last > COMMIT_EVERY:
+                commit(folder, settings, recipe)
+                last = time.monotonic()
+        ranks.gather_objects(None)  # all ranks have written their shards
+        return commit(folder, settings, recipe)
+
+
+def plan(folder: Path, settings: MaskSettings, recipe: str) -> list[MaskTask]:
+    """A task for every shard whose masks have another recipe, or that has none."""
+    info = read_json(folder / INFO_NAME)
+    by_shard: dict[str, list[IndexRow]] = {}
+    for row in read_index(folder / INDEX_NAME, info["index_sha256"]):
+        by_shard.setdefault(row.shard, []).append(row)
+    tasks = []
+    for name, rows in by_shard.items():
+        if (new_name := _renamed(name, recipe)) != name:
+            tasks.append(MaskTask(str(folder), name, new_name, tuple(rows), info["codec"], recipe, settings))
+    return tasks
+
+
+def mask_shard(task: MaskTask) -> str:
+    """Write the new shard and its part of the index; returns its name."""
+    folder, totals = Path(task.folder), MaskTotals()
+    description = {**task.settings.describe(), "recipe": task.recipe}
+    with open_shard(folder, task.new_name) as (writer, shard):
+        for clip, mask_png, report in _masked_clips(task):
+            totals.add(report)
+            parts = {name: data for name, data in clip.parts.items() if name != "mask.png"}
+            meta = json.loads(parts["json"])
+            meta.pop("mask", None)
+            if mask_png is not None and report is not None:
+                parts["mask.png"] = mask_png
+                sha256 = hashlib.sha256(mask_png).hexdigest()
+                meta["mask"] = {**description, **dataclasses.asdict(report), "sha256": sha256}
+            parts["json"] = json.dumps(meta, sort_keys=True).encode()
+            writer.add(PackedClip(clip.row, parts))
+    part = _part_path(folder, task.new_name)
+    rows = part.with_suffix(".parquet")
+    write_index(rows, shard.rows)
+    write_json(
+        part,
+        {
+            "old_name": task.old_name,
+            "bytes": shard.bytes,
+            "sha256": shard.sha256,
+            "index_sha256": hashlib.sha256(rows.read_bytes()).hexdigest(),
+            "totals": dataclasses.asdict(totals),
+        },
+    )
+    return task.new_name
+
+
+def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
+    """Put finished shards into index.parquet and dataset.json, then remove those they replace."""
+    info = read_json(folder / INFO_NAME)
+    shards = {entry["name"]: ShardFile(entry["name"], entry["bytes"], entry["sha256"]) for entry in info["shards"]}
+    order = list(shards)
+    for row in read_index(folder / INDEX_NAME, info["index_sha256"]):
+        shards[row.shard].rows.append(row)
+    masks = info.get("masks")
+    totals = MaskTotals()
+    if isinstance(masks, dict) and masks.get("recipe") == recipe:
+        totals = MaskTotals(**masks["totals"])
+    parts = sorted((folder / PARTS_NAME).glob(f"*{_suffix(recipe)}.json"))
+    replaced = []
+    for path in parts:
+        part = read_json(path)
+        replaced.append(part["old_name"])
+        if part["old_name"] not in order:  # a commit was killed while it cleaned up
+            continue
+        rows = read_index(path.with_suffix(".parquet"), part["index_sha256"])
+        name = f"{path.stem}.tar"
+        shards[name] = ShardFile(name, part["bytes"], part["sha256"], rows)
+        order[order.index(part["old_name"])] = name
+        totals.merge(MaskTotals(**part["totals"]))
+    masks = {
+        **settings.describe(),
+        "recipe": recipe,
+        "complete": all(_renamed(name, recipe) == name for name in order),
+        "share_kept": totals.kept / max(1, totals.clips),
+        "share_latents_masked": totals.latents_masked / totals.with_latents if totals.with_latents else None,
+        "totals": dataclasses.asdict(totals),
+    }
+    kept = {name: value for name, value in info.items() if name not in COMPUTED}
+    written = folder / PARTS_NAME / "written"
+    written.mkdir(exist_ok=True)
+    finish(written, [shards[name] for name in order], info["classes"], {**kept, "masks": masks})
+    os.replace(written, folder / PARTS_NAME / READY_NAME)
+    _exchange(folder)
+    for name in replaced:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).with_suffix(".idx").unlink(missing_ok=True)
+    for path in parts:
+        path.unlink()
+        path.with_suffix(".parquet").unlink(missing_ok=True)
+    if masks["complete"]:
+        shutil.rmtree(folder / PARTS_NAME)
+        for path in [*folder.glob("*-m????????.tar"), *folder.glob("*-m????????.idx")]:  # of runs that were given up
+            if path.with_suffix(".tar").name not in order:
+                path.unlink()
+    return masks
+
+
+def _exchange(folder: Path) -> None:
+    """Exchange index.parquet and dataset.json for a pair that is ready: they belong together.
+
+    Called once more by the next run, this completes what a killed one began.
+    """
+    ready = folder / PARTS_NAME / READY_NAME
+    if ready.exists():
+        for name in (INDEX_NAME, INFO_NAME):
+            if (ready / name).exists():
+                os.replace(ready / name, folder / name)
+        ready.rmdir()
+
+
+def _masked_clips(task: MaskTask) -> Iterator[tuple[PackedClip, bytes | None, MpmReport | None]]:
+    """The clips of a shard in their order, each with its mask: clips are decoded ahead, and masked in groups."""
+    with open(Path(task.folder) / task.old_name, "rb") as tar, ThreadPoolExecutor(task.settings.threads) as pool:
+        clips = [_read_clip(tar, row, task) for row in task.rows]
+        groups = list(_groups(clips))
+        decoded = [pool.submit(_decode, clip, task) for clip in groups[0]]
+        for number, group in enumerate(groups):
+            ready = [future.result() for future in decoded]
+            following = groups[number + 1] if number + 1 < len(groups) else []
+            decoded = [pool.submit(_decode, clip, task) for clip in following]
+            yield from zip(group, *zip(*_mask_group(ready, task.settings)), strict=True)
+
+
+def _read_clip(tar: Any, row: IndexRow, task: MaskTask) -> PackedClip:
+    parts = {}
+    for name, component in row.components.items():
+        tar.seek(component.offset)
+        parts[name] = tar.read(component.size)
+        if zlib.crc32(parts[name]) != component.crc32:
+            raise BadClip(
+                f"{Path(task.folder) / task.old_name}: clip {row.key}: {name} is damaged; see tools/check_shards.py"
+            )
+    return PackedClip(dataclasses.replace(row, shard="", components={}), parts)
+
+
+def _groups(clips: Sequence[PackedClip]) -> Iterator[list[PackedClip]]:
+    group: list[PackedClip] = []
+    frames = 0
+    for clip in clips:
+        group.append(clip)
+        frames += clip.row.num_frames
+        if frames >= FRAMES_PER_GROUP:
+            yield group
+            group, frames = [], 0
+    if group:
+        yield group
+
+
+Prepared = torch.Tensor | tuple[Any, MpmReport] | None
+
+
+def _decode(clip: PackedClip, task: MaskTask) -> Prepared:
+    """A clip's frames at the flow's size; or its mask, where no flow is needed; or None without video."""
+    data = clip.parts.get(video.extension(task.codec))
+    if data is None:
+        return None
+    try:
+        frames_THWC = video.decode(data, task.codec)
+    except BadClip:
+        ones = torch.ones(clip.row.num_frames, MASK_SIZE, MASK_SIZE, dtype=torch.uint8).numpy()
+        return ones, MpmReport(1.0, None, "undecodable video")
+    settings = task.settings
+    if settings.options.method == "flow":
+        return resize(frames_THWC, settings.flow().size)
+    return motion_mask(frames_THWC, settings.options, None, _keypoints(clip))
+
+
+def _keypoints(clip: PackedClip) -> Any:
+    data = clip.parts.get("pose.npy")
+    return None if data is None else np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def _mask_group(ready: list[Prepared], settings: MaskSettings) -> list[tuple[bytes | None, MpmReport | None]]:
+    frames = [item for item in ready if isinstance(item, torch.Tensor)]
+    made: Iterator[tuple[np.ndarray, MpmReport]] = iter(())
+    if frames:
+        made = iter(flow_masks(frames, settings.options, settings.flow()))
+    results: list[tuple[bytes | None, MpmReport | None]] = []
+    for item in ready:
+        if item is None:
+            results.append((None, None))
+        else:
+            mask_THW, report = next(made) if isinstance(item, torch.Tensor) else item
+            results.append((encode_masks(mask_THW), report))
+    return results
+
+
+def _suffix(recipe: str) -> str:
+    return f"-m{recipe[:8]}"
+
+
+def _renamed(name: str, recipe: str) -> str:
+    """The name of a shard with masks of this recipe."""
+    return re.sub(r"(-m[0-9a-f]{8})?\.tar$", f"{_suffix(recipe)}.tar", name)
+
+
+def _part_path(folder: Path, name: str) -> Path:
+    return folder / PARTS_NAME / f"{Path(name).stem}.json"
