@@ -85,8 +85,8 @@ class Files:
         return files
 
     def find(self, name: str) -> Path | None:
-        """The file called `name` (no suffix): by its path under the folder, else by its bare name anywhere in it."""
-        return self.by_path.get(name) or self.by_stem.get(name.rsplit("/", 1)[-1])
+        """The file of `name` (no suffix): by its path under the folder; a bare name is found anywhere in it."""
+        return self.by_path.get(name) or self.by_stem.get(name)
 
 
 @dataclass(frozen=True)

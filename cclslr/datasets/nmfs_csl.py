@@ -134,14 +134,15 @@ def load(args: argparse.Namespace) -> Import:
         ledger.count(line.split, label)
         if ledger.repeats(line.path, line.where):
             continue
-        pose, missing = poses.find(line.path)
+        key = clean_key(line.path.replace("/", "_"))
+        pose, missing = poses.find(line.path, key)
         if line.path not in folders:
             ledger.missing.append(str(videos / line.path))
         elif missing is not None:
             ledger.missing.append(missing)
         else:
             clip = FrameFolder(str(folders[line.path]), pose, args.fps)
-            ledger.add(clean_key(line.path.replace("/", "_")), clip, label, None, line.split)
+            ledger.add(key, clip, label, None, line.split)
     if len(used) < CLASSES:
         ledger.notes.append(f"labels span {len(used)} of the {CLASSES} classes")
     ledger.compare(PUBLISHED, "NMFs-CSL", "Part of the set is not in it, or the lists were edited")

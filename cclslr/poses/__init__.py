@@ -1,0 +1,78 @@
+"""Whole-body keypoints out of videos: RTMPose through rtmlib, or MediaPipe Holistic.
+
+Each estimator lives in an extra of its own and is imported only when it is opened; nothing here needs torch or DALI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+BACKENDS = ("rtmpose", "mediapipe")
+
+_MODELS = "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/"
+# RTMPose-x whole-body, the estimator of the paper. rtmlib's own default is RTMW, another model.
+POSE_MODEL = _MODELS + "rtmpose-x_simcc-coco-wholebody_pt-body7_270e-384x288-401dfc90_20230629.zip"
+PERSON_MODEL = _MODELS + "yolox_m_8xb8-300e_humanart-c2c7a14a.zip"
+
+
+@dataclass(frozen=True)
+class EstimatorOptions:
+    """Which estimator, and how it runs. All but the backend is for rtmpose."""
+
+    backend: str = "rtmpose"
+    pose_model: str = POSE_MODEL  # file, or URL that rtmlib downloads once
+    person_model: str = PERSON_MODEL
+    device: str = "cpu"  # cpu | cuda | cuda:1
+    batch: int = 16  # frames that pass the model together
+    detect_every: int = 5  # frames between two looks for people; boxes between them are interpolated
+
+
+class Estimator(Protocol):
+    """What a backend is."""
+
+    name: str
+    version: str  # package and models: written beside the keypoints
+
+    def __call__(self, frames_THWC: np.ndarray) -> np.ndarray:
+        """Keypoints of one person: uint8 RGB (T, H, W, 3) → float32 (T, 133, 3), x and y in pixels, confidence.
+
+        A point that was not found is (0, 0, 0). Each call is a clip of its own: nothing is remembered.
+        """
+        ...
+
+
+def open_estimator(options: EstimatorOptions) -> Estimator:
+    """Load the backend's models.
+
+    Raises:
+        ValueError: unknown backend, its extra is not installed, a model file is not there or does not fit.
+    """
+    if options.backend == "rtmpose":
+        from cclslr.poses.rtmpose import RtmPose
+
+        return RtmPose(options)
+    if options.backend == "mediapipe":
+        from cclslr.poses.holistic import Holistic
+
+        return Holistic()
+    raise ValueError(f"unknown pose backend {options.backend!r}; choose one of {', '.join(BACKENDS)}")
+
+
+def estimate(path: str | Path, backend: str = "rtmpose", options: EstimatorOptions | None = None) -> np.ndarray:
+    """Keypoints of a video file: float32 (T, 133, 3), x and y in its pixels, confidence.
+
+    Estimators disagree by a few pixels, so use the one that the model was trained with.
+
+    Raises:
+        ValueError: as `open_estimator`; `BadClip`, which is one, for an unreadable video.
+    """
+    from cclslr.shards.decode import decode_file
+
+    estimator = open_estimator(EstimatorOptions(backend=backend) if options is None else options)
+    clip = decode_file(path)
+    assert clip.frames_THWC is not None
+    return estimator(clip.frames_THWC)

@@ -1,0 +1,121 @@
+"""Keypoints of many clips, in tasks that any process may run, stop and run again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cclslr.files import atomic_write
+from cclslr.keypoints import WHOLEBODY
+from cclslr.poses import Estimator, EstimatorOptions, open_estimator
+from cclslr.shards.format import BadClip, ClipSource
+
+PARTS = {name: WHOLEBODY[name] for name in ("body", "left_hand", "right_hand")} | {"face": tuple(range(23, 91))}
+CONFIDENT = 0.3  # the threshold of the pose branch: points below it are zeroed there
+
+
+@dataclass(frozen=True)
+class PoseTask:
+    """Some clips for one process: (name, where it comes from, keypoint file to write) each."""
+
+    clips: tuple[tuple[str, ClipSource, str], ...]
+    options: EstimatorOptions
+
+    @property
+    def name(self) -> str:
+        return self.clips[0][0]
+
+
+@dataclass(frozen=True)
+class PoseResult:
+    """What became of one clip."""
+
+    name: str
+    frames: int = 0
+    rates: dict[str, float] = field(default_factory=dict)  # by part: share of the frames in which it was found
+    reason: str = ""  # why there are no keypoints
+    estimator: str = ""
+    done_before: bool = False
+
+
+def detection_rates(keypoints_TKC: np.ndarray) -> dict[str, float]:
+    """Share of the frames in which at least half of a part's points are confident, for each part."""
+    confident_TK = keypoints_TKC[..., 2] > CONFIDENT
+    return {part: float((confident_TK[:, list(points)].mean(axis=1) >= 0.5).mean()) for part, points in PARTS.items()}
+
+
+def weakest(rates: dict[str, float]) -> float:
+    """The lowest of body, face and the better hand: many signs are one-handed."""
+    return min(rates["body"], rates["face"], max(rates["left_hand"], rates["right_hand"]))
+
+
+def run_task(task: PoseTask) -> list[PoseResult]:
+    """Extract the clips of a task; those whose file is there already are only measured."""
+    return [_extract(name, source, Path(out), task.options) for name, source, out in task.clips]
+
+
+@functools.lru_cache(maxsize=4)
+def _estimator(options: EstimatorOptions) -> Estimator:
+    return open_estimator(options)  # once a process
+
+
+def _extract(name: str, source: ClipSource, out: Path, options: EstimatorOptions) -> PoseResult:
+    estimator = _estimator(options)
+    if out.exists():
+        return _measure(name, out, estimator)
+    try:
+        clip = source.load()
+    except BadClip as error:
+        return PoseResult(name, reason=str(error))
+    assert clip.frames_THWC is not None
+    keypoints_TKC = estimator(clip.frames_THWC)
+    with atomic_write(out) as file:
+        np.savez_compressed(
+            file,
+            keypoints=keypoints_TKC,
+            estimator=np.array(estimator.name),
+            version=np.array(estimator.version),
+            fps=np.array(clip.fps),
+        )
+    return PoseResult(name, len(keypoints_TKC), detection_rates(keypoints_TKC), estimator=estimator.version)
+
+
+def _measure(name: str, out: Path, estimator: Estimator) -> PoseResult:
+    """A file of an earlier run, or of another estimator: then the run stops, for a mixture changes predictions."""
+    from cclslr.shards.decode import load_keypoints
+
+    try:
+        keypoints_TKC, texts = load_keypoints(out)
+    except BadClip as error:
+        raise ValueError(f"{out}: {error}; remove it and run again") from error
+    if texts.get("version") != estimator.version:
+        raise ValueError(
+            f"{out} was made with {texts.get('version', 'another estimator')}, this run uses {estimator.version}: "
+            "give another --out, mixed estimators change predictions"
+        )
+    return PoseResult(
+        name, len(keypoints_TKC), detection_rates(keypoints_TKC), estimator=estimator.version, done_before=True
+    )
+
+
+def summarise(results: Sequence[PoseResult], threshold: float) -> dict[str, object]:
+    """Detection rates over all frames, and the clips to look at, as written to summary.json."""
+    good = [result for result in results if not result.reason]
+    frames = sum(result.frames for result in good)
+    low = sorted(result.name for result in good if weakest(result.rates) < threshold)
+    return {
+        "clips": len(good),
+        "frames": frames,
+        "estimators": sorted({result.estimator for result in good}),
+        "detection": {
+            part: sum(result.rates[part] * result.frames for result in good) / frames if frames else 0.0
+            for part in PARTS
+        },
+        "threshold": threshold,
+        "below_threshold": low,
+        "failed": {result.name: result.reason for result in results if result.reason},
+    }

@@ -1,0 +1,87 @@
+"""MediaPipe Holistic as a whole-body estimator; works offline, its models are in the wheel (extra `mediapipe`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cclslr.keypoints import NUM_WHOLEBODY
+from cclslr.poses.person import choose, link
+
+# Where each of the 133 COCO-WholeBody points comes from.
+BODY = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)  # of the 33 pose landmarks: nose … ankles
+FEET = (31, 31, 29, 32, 32, 30)  # big toe, small toe, heel; MediaPipe has one toe
+FACE = (  # of the 468 mesh points: those that lie where the 68 points of the usual face annotation do
+    162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389,  # contour
+    71, 63, 105, 66, 107, 336, 296, 334, 293, 301,  # brows
+    168, 197, 5, 4, 75, 97, 2, 326, 305,  # nose
+    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,  # eyes
+    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,  # outer lip
+    78, 82, 13, 312, 308, 317, 14, 87,  # inner lip
+)  # fmt: skip
+_CONFIDENT = 0.3
+
+
+class Holistic:
+    """`Estimator` of MediaPipe Holistic 0.10.14, its default model. One frame takes about 60 ms on one core."""
+
+    name = "mediapipe"
+
+    def __init__(self) -> None:
+        try:
+            import mediapipe
+        except ImportError as error:
+            raise ValueError(
+                f"the pose backend mediapipe is not installed ({error}): pip install mediapipe==0.10.14, in an "
+                "environment without ffcv and rtmlib, which bring other builds of cv2"
+            ) from error
+        if not hasattr(mediapipe, "solutions"):
+            raise ValueError(f"mediapipe {mediapipe.__version__} has no Holistic any more: install mediapipe==0.10.14")
+        self.version = f"mediapipe {mediapipe.__version__} holistic"
+        self._open = mediapipe.solutions.holistic.Holistic
+
+    def __call__(self, frames_THWC: np.ndarray) -> np.ndarray:
+        """See `Estimator`. Confidence: visibility of body and feet, 1 for a face or a hand that was found.
+
+        Holistic follows one person by itself, but may pick up another when it loses the first: frames of any but the
+        clip's person are left empty.
+        """
+        _, height, width, _ = frames_THWC.shape
+        with self._open(static_image_mode=False, model_complexity=1) as model:
+            keypoints_TKC = np.stack([to_wholebody(model.process(frame), width, height) for frame in frames_THWC])
+        return keep_one_person(keypoints_TKC, width, height)
+
+
+def to_wholebody(result: Any, width: int, height: int) -> np.ndarray:
+    """The 133 points of one frame of Holistic: float32 (133, 3), x and y in pixels, confidence."""
+    keypoints_KC = np.zeros((NUM_WHOLEBODY, 3), dtype=np.float32)
+    scale = np.array([width, height, 1.0])
+    if result.pose_landmarks is not None:
+        points = np.array([(p.x, p.y, p.visibility) for p in result.pose_landmarks.landmark]) * scale
+        keypoints_KC[:23] = points[[*BODY, *FEET]]
+    for first, indices, landmarks in (
+        (23, FACE, result.face_landmarks),
+        (91, range(21), result.left_hand_landmarks),
+        (112, range(21), result.right_hand_landmarks),
+    ):
+        if landmarks is not None:
+            points = np.array([(p.x, p.y, 1.0) for p in landmarks.landmark]) * scale
+            keypoints_KC[first : first + len(indices)] = points[list(indices)]
+    return keypoints_KC
+
+
+def keep_one_person(keypoints_TKC: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Empty the frames whose body is not the clip's person's; frames without a body stay as they are."""
+    boxes: dict[int, np.ndarray] = {}
+    for frame, keypoints_KC in enumerate(keypoints_TKC):
+        xy = keypoints_KC[:17, :2][keypoints_KC[:17, 2] > _CONFIDENT]
+        if len(xy) >= 2:
+            boxes[frame] = np.concatenate([xy.min(axis=0), xy.max(axis=0)]).astype(np.float64)[None]
+    person = choose(link(boxes), width, height)
+    if person is None:
+        return keypoints_TKC
+    others = sorted(set(boxes) - set(person.frames))
+    keypoints_TKC = keypoints_TKC.copy()
+    keypoints_TKC[others] = 0
+    return keypoints_TKC
