@@ -1,0 +1,287 @@
+"""Masks in packed data sets: what is written, what survives a kill, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cclslr.files import read_json
+from cclslr.masking import rewrite
+from cclslr.masking.flow import Flow, FlowCard, flow_config, load_flow, save_flow
+from cclslr.masking.mpm import MpmOptions, motion_mask
+from cclslr.masking.options import DEFAULT_FLOW, require_masks
+from cclslr.masking.rewrite import make_masks
+from cclslr.masking.settings import MaskSettings
+from cclslr.shards import video
+from cclslr.shards.clip import PackOptions
+from cclslr.shards.format import BadClip, ManifestRow, RawClip
+from cclslr.shards.pack import pack
+from cclslr.shards.reader import ShardSet
+
+ALONE = rewrite.Ranks(0, 1, torch.device("cpu"))
+STD = MaskSettings(MpmOptions(method="temporal_std"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Square:
+    """A bright square that crosses a textured frame; clip 0 stands still, the last has only a pose."""
+
+    index: int
+    last: int
+
+    def load(self) -> RawClip:
+        rng = np.random.default_rng(self.index)
+        keypoints = rng.uniform(0, 64, (9, 133, 3)).astype(np.float32)
+        if self.index == self.last:
+            return RawClip(None, keypoints, 25.0)
+        frames = np.repeat(rng.integers(100, 120, (1, 64, 64, 3)).astype(np.uint8), 9, 0)
+        for t in range(9):
+            x = 10 if self.index == 0 else 5 * t
+            frames[t, 20:36, x : x + 16] = 250
+        return RawClip(frames, keypoints, 25.0, {"index": self.index})
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten clips in four shards, without masks."""
+    out = tmp_path_factory.mktemp("packed")
+    rows = [ManifestRow(f"c{i}", Square(i, 9), i % 3, f"sign {i % 3}", "train", "s0") for i in range(10)]
+    pack(rows, out, PackOptions(codec="jpeg", size=64, crop="none", quality=95, clips_per_shard=3), workers=0)
+    return out
+
+
+@pytest.fixture
+def shards(packed: Path, tmp_path: Path) -> Path:
+    """A copy to write to."""
+    return Path(shutil.copytree(packed, tmp_path / "set"))
+
+
+@pytest.fixture(scope="module")
+def flow_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    flow = Flow(flow_config("tiny", 32), FlowCard("trained"))
+    flow.normalise_to(0.5 + 0.1 * torch.randn(64, 3, 32, 32))
+    path = tmp_path_factory.mktemp("flow") / "flow.safetensors"
+    save_flow(flow, path)
+    return path
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Everything but masks that a reader gets from a data set, by key."""
+    found, shards = {}, ShardSet([str(folder)])
+    for clip_id, row in enumerate(shards.rows):
+        clip = shards.read(clip_id)
+        meta = {name: value for name, value in clip.meta.items() if name != "mask"}
+        pose = None if clip.pose_TKC is None else clip.pose_TKC.tobytes()
+        found[row.key] = (clip.video, pose, meta, row.label, row.split, row.frame_offsets, row.num_frames)
+    return found
+
+
+def masks_of(folder: Path) -> dict[str, bytes | None]:
+    shards = ShardSet([str(folder)])
+    return {row.key: shards.read(i).mask_png for i, row in enumerate(shards.rows)}
+
+
+def tars(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix in (".tar", ".idx"))
+
+
+def test_every_clip_gets_the_mask_of_its_packed_frames(packed: Path, shards: Path, flow_path: Path) -> None:
+    settings = MaskSettings(MpmOptions(), str(flow_path))
+    masks = make_masks(shards, settings, 0, ALONE)
+    flow, done = load_flow(flow_path), ShardSet([str(shards)])
+    assert contents(shards) == contents(packed)
+    for clip_id, row in enumerate(done.rows):
+        clip = done.read(clip_id)
+        if clip.video is None:
+            assert clip.masks_THW is None
+            assert "mask" not in clip.meta
+            continue
+        frames = video.decode(clip.video, "jpeg")
+        expected, report = motion_mask(frames, MpmOptions(), flow)
+        assert clip.masks_THW is not None
+        assert clip.masks_THW.shape == (9, 64, 64)
+        assert (clip.masks_THW != expected).mean() < 1e-3  # sums are taken in another order
+        record = clip.meta["mask"]
+        assert record["flow"]["sha256"] == flow.card.sha256
+        assert record["options"] == dataclasses.asdict(MpmOptions())
+        assert record["recipe"] == settings.recipe() == masks["recipe"]
+        assert record["degenerate"] == report.degenerate
+        assert (row.key == "c0") == (report.degenerate is not None)
+    info = read_json(shards / "dataset.json")
+    assert info["masks"] == masks
+    assert masks["complete"]
+    assert masks["totals"]["clips"] == 9
+    assert masks["totals"]["without_video"] == 1
+    assert masks["totals"]["degenerate"] == {"everything static": 1}
+    assert info["content_hash"] != read_json(packed / "dataset.json")["content_hash"]
+    assert {entry["name"] for entry in info["shards"]} == {row.shard for row in done.rows}
+    assert len(tars(shards)) == len(tars(packed))
+    assert not (shards / ".masks").exists()
+
+
+def test_the_same_masks_are_not_made_twice_and_others_replace_them(shards: Path) -> None:
+    make_masks(shards, STD, 0, ALONE)
+    first, names = masks_of(shards), tars(shards)
+    times = {path.name: path.stat().st_mtime_ns for path in shards.iterdir()}
+    again = make_masks(shards, STD, 0, ALONE)
+    assert again["totals"]["clips"] == 9
+    assert {path.name: path.stat().st_mtime_ns for path in shards.iterdir() if path.name in times} == times
+    discs = MaskSettings(MpmOptions(method="pose_discs"))
+    assert make_masks(shards, discs, 0, ALONE)["totals"]["clips"] == 9
+    assert masks_of(shards) != first
+    assert len(tars(shards)) == len(names)
+    make_masks(shards, STD, 0, ALONE)
+    assert masks_of(shards) == first
+    assert tars(shards) == names
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("shards_before_kill", [0, 1, 3])
+def test_a_killed_run_goes_on(
+    packed: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards_before_kill: int
+) -> None:
+    whole = Path(shutil.copytree(packed, tmp_path / "whole"))
+    make_masks(whole, STD, 0, ALONE)
+    made: list[str] = []
+    real = rewrite.mask_shard
+
+    def dying(task: rewrite.MaskTask) -> str:
+        if len(made) == shards_before_kill:
+            raise Killed
+        made.append(task.name)
+        return real(task)
+
+    monkeypatch.setattr(rewrite, "mask_shard", dying)
+    with pytest.raises(Killed):
+        make_masks(shards, STD, 0, ALONE)
+    assert contents(shards) == contents(packed)  # readable all the time
+    again: list[str] = []
+    monkeypatch.setattr(rewrite, "mask_shard", lambda task: again.append(task.name) or real(task))
+    make_masks(shards, STD, 0, ALONE)
+    assert len(again) == len(tars(packed)) // 2 - shards_before_kill
+    assert not set(again) & set(made)
+    assert read_json(shards / "dataset.json") == read_json(whole / "dataset.json")
+    assert tars(shards) == tars(whole)
+    assert masks_of(shards) == masks_of(whole)
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_kill_during_the_exchange_is_made_good(
+    packed: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """The renames of a commit: the pair gets ready, index.parquet, dataset.json; then the old shards go."""
+    real_replace, real_unlink, count = os.replace, Path.unlink, [0]
+
+    def dying(function: Callable[..., None], only: Callable[[Any], bool]) -> Callable[..., None]:
+        def call(first: Any, *args: Any, **kwargs: Any) -> None:
+            if only(first):
+                if count[0] == moment:
+                    raise Killed
+                count[0] += 1
+            function(first, *args, **kwargs)
+
+        return call
+
+    is_exchange = lambda path: rewrite.PARTS_NAME in str(path) and Path(path).name in (  # noqa: E731
+        "written", "index.parquet", "dataset.json",
+    )  # fmt: skip
+    monkeypatch.setattr(rewrite.os, "replace", dying(real_replace, is_exchange))
+    monkeypatch.setattr(
+        Path, "unlink", dying(real_unlink, lambda path: path.suffix == ".tar" and ".tmp" not in path.name)
+    )
+    with pytest.raises(Killed):
+        make_masks(shards, STD, 0, ALONE)
+    monkeypatch.undo()
+    make_masks(shards, STD, 0, ALONE)
+    assert contents(shards) == contents(packed)
+    assert read_json(shards / "dataset.json")["masks"]["complete"]
+    assert read_json(shards / "dataset.json")["masks"]["totals"]["clips"] == 9
+    assert len(tars(shards)) == len(tars(packed))
+    assert all(rewrite._suffix(STD.recipe()) in name for name in tars(shards))
+    assert not (shards / ".masks").exists()
+
+
+def test_two_ranks_share_the_shards(packed: Path, shards: Path, tmp_path: Path) -> None:
+    whole = Path(shutil.copytree(packed, tmp_path / "whole"))
+    make_masks(whole, STD, 0, ALONE)
+
+    class Apart(rewrite.Ranks):
+        def gather_objects(self, value: Any) -> list[Any]:
+            return [value]  # nobody to wait for: the test runs one after the other
+
+    assert make_masks(shards, STD, 0, Apart(1, 2, torch.device("cpu"))) == {}
+    assert contents(shards) == contents(packed)
+    make_masks(shards, STD, 0, Apart(0, 2, torch.device("cpu")))
+    assert read_json(shards / "dataset.json") == read_json(whole / "dataset.json")
+    assert masks_of(shards) == masks_of(whole)
+
+
+def test_processes_give_the_same_bytes(packed: Path, shards: Path, tmp_path: Path) -> None:
+    whole = Path(shutil.copytree(packed, tmp_path / "whole"))
+    make_masks(whole, STD, 0, ALONE)
+    make_masks(shards, STD, 2, ALONE)
+    assert read_json(shards / "dataset.json") == read_json(whole / "dataset.json")
+
+
+def test_a_damaged_clip_stops_with_its_name(shards: Path) -> None:
+    row = ShardSet([str(shards)]).rows[1]
+    data = bytearray((shards / row.shard).read_bytes())
+    data[row.components["json"].offset + 3] ^= 1
+    (shards / row.shard).write_bytes(data)
+    with pytest.raises(BadClip, match=rf"{row.shard}: clip {row.key}: json is damaged"):
+        make_masks(shards, STD, 0, ALONE)
+
+
+def test_an_undecodable_clip_keeps_everything_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [ManifestRow(f"c{i}", Square(i, 9), 0, "sign", "train", "s0") for i in (1, 2)]
+    real = video.encode
+    garbage = lambda frames, *args: (b"\xff\xd8no jpeg", [0, 9]) if frames[0, 0, 0, 0] == first else real(frames, *args)  # noqa: E731
+    first = Square(1, 9).load().frames_THWC[0, 0, 0, 0]  # type: ignore[index]
+    monkeypatch.setattr(video, "encode", garbage)
+    pack(rows, tmp_path / "set", PackOptions(codec="jpeg", size=64, crop="none"), workers=0)
+    masks = make_masks(tmp_path / "set", STD, 0, ALONE)
+    assert masks["totals"]["degenerate"] == {"undecodable video": 1}
+    shards = ShardSet([str(tmp_path / "set")])
+    clip = next(shards.read(i) for i, row in enumerate(shards.rows) if row.key == "c1")
+    assert clip.masks_THW is not None
+    assert clip.masks_THW.shape == (9, 64, 64)
+    assert clip.masks_THW.all()
+
+
+def test_training_with_masks_needs_masks(packed: Path, shards: Path) -> None:
+    require_masks(ShardSet([str(packed)]), 0.0)
+    with pytest.raises(ValueError, match=r"make_masks\.py"):
+        require_masks(ShardSet([str(packed)]), 0.2)
+
+
+def test_the_command(shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+    try:
+        import make_masks as tool
+    finally:
+        sys.path.pop(0)
+    monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards), "--device", "cpu", "--workers", "0"])
+    tool.main()
+    masks = read_json(shards / "dataset.json")["masks"]
+    assert masks["flow"]["sha256"] == load_flow(DEFAULT_FLOW).card.sha256
+    assert masks["totals"]["clips"] == 9
+    monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards / "nowhere"), "--workers", "0"])
+    with pytest.raises(FileNotFoundError, match=r"make_shards\.py"):
+        tool.main()
+    monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards), "--flow", "nowhere.safetensors"])
+    with pytest.raises(FileNotFoundError, match=r"train_flow\.py"):
+        tool.main()
