@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, advice, forecast
@@ -219,8 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     console.print(inputs)
 
     sizes = [2**i for i in range(10)] if args.table else [args.gpus or NODES[args.node].gpus]
-    titles = ("GPUs", "clips/s", "epoch", "first", f"{args.epochs} epochs", "batch", "step eff.", "supply", "limit")
-    table = Table(*titles, title="Forecast; supply: what the loader could feed over what the step takes")
+    titles = ("GPUs", "clips/s", "epoch", "first epoch", f"{args.epochs} epochs", "batch", "step efficiency", "limit")
+    table = Table(*titles, title="Forecast", box=box.SIMPLE_HEAD)
     rows = []
     for gpus in sizes:
         machine = hardware(args, gpus)
@@ -229,10 +230,12 @@ def main(argv: list[str] | None = None) -> None:
         total = result.first_epoch_seconds + (args.epochs - 1) * result.epoch_seconds
         times = [duration(seconds) for seconds in (result.epoch_seconds, result.first_epoch_seconds, total)]
         cells = [str(gpus), f"{result.clips_per_second:,.0f}", *times, str(result.global_batch)]
-        table.add_row(*cells, f"{result.efficiency:.0%}", f"{result.headroom:.1f}", result.bottleneck.name)
+        table.add_row(*cells, f"{result.efficiency:.0%}", result.bottleneck.name)
     console.print(table)
     for row in rows if not args.table else rows[-1:]:
         console.print(f"{row['gpus']} GPUs: {row['advice']}", soft_wrap=True)
+    if math.isinf(work.gpu_loader) and args.placement != "cpu":
+        console.print("How fast a GPU decodes and augments is not known here, and left out: give --loader.")
     if args.json is not None:
         sources = {name: {"value": item.value if math.isfinite(item.value) else None, "source": item.source}
                    for name, item in given.items()}  # fmt: skip

@@ -199,4 +199,6 @@ def advice(result: Forecast, work: Work, hardware: Hardware) -> str:
             f"{1 - result.efficiency:.0%} of a step is communication: run.gradient_compression=bf16, more clips a GPU "
             "and step, or a faster link between GPUs"
         )
-    return f"nothing waits: the loader could feed {result.headroom:.1f} times as much; more or faster GPUs"
+    others = (stage for stage in result.stages if stage.name != "compute")
+    following = min(others, key=lambda stage: stage.clips_per_second)
+    return f"nothing waits; the next limit is {following.name}, at {result.headroom:.3g} times this rate"
