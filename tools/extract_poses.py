@@ -22,7 +22,7 @@ from cclslr.datasets.base import VideoFile
 from cclslr.datasets.lists import VIDEO_SUFFIXES, Files
 from cclslr.files import atomic_write, write_json
 from cclslr.poses import BACKENDS, PERSON_MODEL, POSE_MODEL, EstimatorOptions
-from cclslr.poses.extract import PARTS, PoseResult, PoseTask, run_task, summarise, weakest
+from cclslr.poses.extract import ALL_PARTS, PARTS, PoseResult, PoseTask, compare_folders, run_task, summarise, weakest
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import ClipSource
 
@@ -68,6 +68,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--threshold", type=float, default=0.3, metavar="S",
         help="list clips whose body, face or better hand is found in a smaller share of the frames (default 0.3)",
     )  # fmt: skip
+    parser.add_argument(
+        "--compare", metavar="DIR", help="measure the distance to keypoints of the same names, by part, in compare.json"
+    )
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--dataset")
     dataset = chooser.parse_known_args(argv)[0].dataset
@@ -145,7 +148,13 @@ def main() -> int:
     ):
         results += part_results
     results.sort(key=lambda result: result.name)
-    return report(results, out, args.threshold)
+    code = report(results, out, args.threshold)
+    if args.compare is not None:
+        distances = compare_folders(out, Path(args.compare))
+        write_json(out / "compare.json", distances)
+        for name in ALL_PARTS:
+            console.print(f"{name.replace('_', ' ')}: median distance {distances[name]['median_px']} px")
+    return code
 
 
 def report(results: list[PoseResult], out: Path, threshold: float) -> int:

@@ -15,6 +15,13 @@ from cclslr.poses import Estimator, EstimatorOptions, open_estimator
 from cclslr.shards.format import BadClip, ClipSource
 
 PARTS = {name: WHOLEBODY[name] for name in ("body", "left_hand", "right_hand")} | {"face": tuple(range(23, 91))}
+ALL_PARTS = {  # the 133 points
+    "body": slice(0, 17),
+    "feet": slice(17, 23),
+    "face": slice(23, 91),
+    "left_hand": slice(91, 112),
+    "right_hand": slice(112, 133),
+}
 CONFIDENT = 0.3  # the threshold of the pose branch: points below it are zeroed there
 
 
@@ -119,3 +126,37 @@ def summarise(results: Sequence[PoseResult], threshold: float) -> dict[str, obje
         "below_threshold": low,
         "failed": {result.name: result.reason for result in results if result.reason},
     }
+
+
+def compare(ours_TKC: np.ndarray, theirs_TKC: np.ndarray) -> dict[str, np.ndarray]:
+    """Distances in pixels between the points that both found, by part; `missing_<part>`: found by one of the two."""
+    if ours_TKC.shape != theirs_TKC.shape:
+        raise ValueError(f"keypoints of {len(ours_TKC)} frames against {len(theirs_TKC)}")
+    found_TK, theirs_found_TK = ours_TKC[..., 2] > 0, theirs_TKC[..., 2] > 0
+    distance_TK = np.linalg.norm(ours_TKC[..., :2] - theirs_TKC[..., :2], axis=-1)
+    result = {}
+    for part, points in ALL_PARTS.items():
+        both = found_TK[:, points] & theirs_found_TK[:, points]
+        result[part] = distance_TK[:, points][both]
+        result[f"missing_{part}"] = (found_TK[:, points] != theirs_found_TK[:, points]).sum()
+    return result
+
+
+def compare_folders(ours: Path, theirs: Path) -> dict[str, dict[str, float | int | None]]:
+    """Distances between the keypoint files that two folders share, by part, as written to compare.json."""
+    from cclslr.shards.decode import load_keypoints
+
+    names = sorted({path.name for path in ours.glob("*.npz")} & {path.name for path in theirs.glob("*.npz")})
+    if not names:
+        raise ValueError(f"{theirs} has no keypoint file of the same name as one in {ours}")
+    found = [compare(load_keypoints(ours / name)[0], load_keypoints(theirs / name)[0]) for name in names]
+    summary: dict[str, dict[str, float | int | None]] = {"all": {"clips": len(names)}}
+    for part in ALL_PARTS:
+        distances = np.concatenate([clip[part] for clip in found])
+        summary[part] = {
+            "points": len(distances),
+            "found_by_one_only": int(sum(clip[f"missing_{part}"] for clip in found)),
+            "median_px": float(np.median(distances)) if len(distances) else None,
+            "p95_px": float(np.quantile(distances, 0.95)) if len(distances) else None,
+        }
+    return summary
