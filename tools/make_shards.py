@@ -134,7 +134,7 @@ def main() -> int:
 
 def add_masks(out: str, workers: int) -> None:
     """Make masks with the defaults of make_masks.py."""
-    # Imported here: the worker processes import this file, and packing needs no torch.
+    # Imported here: the worker processes import this file too, and most of them make no masks.
     import torch
 
     from cclslr.masking.options import add_arguments, mask_settings

@@ -84,7 +84,7 @@ def signer_box(keypoints_TKC: np.ndarray, frame_size: tuple[int, int] | None) ->
     high_T2 = np.where(hidden_TJ1, -np.inf, xy_TJ2).max(axis=1)
     x0, y0 = np.quantile(low_T2, _TRUSTED_FRAMES, axis=0, method="nearest")
     x1, y1 = np.quantile(high_T2, 1 - _TRUSTED_FRAMES, axis=0, method="nearest")
-    return (float(x0), float(y0), float(x1), float(y1)) if x1 > x0 and y1 > y0 else None
+    return (float(x0), float(y0), float(x1), float(y1)) if max(x1 - x0, y1 - y0) > 0 else None
 
 
 def _choose_box(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import av
 import numpy as np
@@ -192,7 +194,7 @@ def load_keypoints(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
                 if "keypoints" not in arrays and len(arrays) != 1:
                     raise BadClip(f"{path.name} holds the arrays {arrays}; call one of them keypoints")
                 keypoints = loaded["keypoints" if "keypoints" in arrays else arrays[0]]
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError) as error:  # BadZipFile comes as one of numpy's own
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
         if isinstance(error, BadClip):
             raise
         raise BadClip(f"unreadable keypoints {path.name}: {error}") from error

@@ -152,8 +152,8 @@ def pack(
 def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: dict[str, Any]) -> dict[str, Any]:
     """Write index.parquet and dataset.json over complete shards; returns what dataset.json says.
 
-    `info` is added to what every data set says of itself: format version, classes, counts, shards with their checksums, and the
-    content hash over them.
+    `info` is added to what every data set says of itself: format version, classes, counts, shards with their
+    checksums, and the content hash over them.
     """
     out = Path(out)
     shards = [shard for shard in shards if shard.rows]

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from webdataset import TarWriter
-
 from cclslr.files import atomic_write
 from cclslr.shards.format import Component, IndexRow
 
@@ -44,6 +42,8 @@ class ShardWriter:
     """Collects clips in a tar; use through `open_shard`."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
+        from webdataset import TarWriter  # here, because it brings torch, and those who only read need neither
+
         # Times and owners are fixed: the same clips give the same bytes.
         self._tar = TarWriter(file, user="cclslr", group="cclslr", mtime=0.0, encoder=False)
         self._name = name
@@ -55,6 +55,7 @@ class ShardWriter:
         self._clips.append((clip.row, {name: zlib.crc32(data) for name, data in clip.parts.items()}))
 
     def close(self) -> None:
+        """Write the end of the tar."""
         self._tar.close()
 
     def rows(self, tar: IO[bytes]) -> list[IndexRow]:
@@ -78,9 +79,8 @@ def open_shard(folder: str | Path, name: str) -> Iterator[tuple[ShardWriter, Sha
     path = Path(folder) / name
     report = ShardFile(name, 0, "")
     with atomic_write(path, "w+b") as file:
-        writer = ShardWriter(file, name)
-        yield writer, report
-        writer.close()
+        with contextlib.closing(ShardWriter(file, name)) as writer:
+            yield writer, report
         report.bytes = file.tell()
         file.seek(0)
         report.sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
