@@ -83,6 +83,7 @@ class ObjectiveConfig:
     bank_size: int = 16384  # N
     momentum: float = 0.999  # gamma
     spm: bool = True
+    spm_from_epoch: int = 0  # SPM joins at this epoch: before features mean something, neither do their neighbours
     k: int = 10
     tau_spm: float = 0.02
     mine_from: str = "g"  # g | f: which bank the semantic positives are mined from

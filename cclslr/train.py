@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,13 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
     return {name: torch.stack([losses[name] for losses in terms]).mean() for name in terms[0]}
 
 
+def at_epoch(cfg: PretrainConfig, epoch: float) -> PretrainConfig:
+    """The config as it stands at an epoch: without SPM before `spm_from_epoch`."""
+    if not cfg.objective.spm or epoch >= cfg.objective.spm_from_epoch:
+        return cfg
+    return replace(cfg, objective=replace(cfg.objective, spm=False))
+
+
 def train(cfg: PretrainConfig, ranks: Ranks) -> None:
     """The whole run: from shards to checkpoints."""
     check_batch(cfg.optim, ranks.world)
@@ -163,7 +170,7 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
             for group in learner.optimizer.param_groups:
                 group["lr"] = learning_rate(cfg.optim, epoch)
             batch = next(loader)
-            losses = pretrain_step(learner, batch, step, cfg, ranks)
+            losses = pretrain_step(learner, batch, step, at_epoch(cfg, epoch), ranks)
 
             done = step + 1
             if step == first_step:  # it held compilation and the first fill of the pipeline: not a rate

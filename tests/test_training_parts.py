@@ -80,7 +80,7 @@ def test_checkpoint_is_whole_or_absent(tmp_path):
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"x": torch.arange(3), "step": 5})
     assert checkpoint.load(path)["step"] == 5
-    with pytest.raises(RuntimeError, match="cannot pickle|pickle"):
+    with pytest.raises(RuntimeError, match="cannot pickle"):
         checkpoint.save(path, {"x": _Unpicklable()})
     assert checkpoint.load(path)["step"] == 5  # the old one is still there
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
