@@ -92,10 +92,18 @@ def test_the_motion_preserving_video_keeps_moving_latents_alone(flow: Flow) -> N
     assert again[:, ~keep].abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("method", ["flow", "temporal_std"])
-def test_a_moving_square_is_kept_and_the_rest_is_hidden(flow: Flow, method: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        MpmOptions(),
+        MpmOptions(binarize="decoded_motion"),
+        MpmOptions(binarize="decoded_difference"),
+        MpmOptions(method="temporal_std"),
+    ],
+)
+def test_a_moving_square_is_kept_and_the_rest_is_hidden(flow: Flow, options: MpmOptions) -> None:
     clip, where = moving_square()
-    mask, report = motion_mask(clip, MpmOptions(method=method), flow)
+    mask, report = motion_mask(clip, options, flow)
     assert mask.dtype == np.uint8
     assert mask.shape == (12, 64, 64)
     assert set(np.unique(mask)) == {0, 1}
@@ -104,6 +112,27 @@ def test_a_moving_square_is_kept_and_the_rest_is_hidden(flow: Flow, method: str)
     assert (mask.astype(bool) & where).sum() / where.sum() > 0.9
     assert (mask.astype(bool) & swept).sum() / mask.sum() > 0.6
     assert report.share_kept == pytest.approx(mask.mean())
+
+
+def test_each_map_is_what_its_name_says(flow: Flow) -> None:
+    """Against plain NumPy on the motion-preserving video, in its own resolution."""
+    clip, _ = moving_square(size=32)
+    (video,), _, _ = motion_videos([resize(clip, 32)], MpmOptions(), flow)
+    colours = video.clamp(0, 1).numpy().transpose(0, 2, 3, 1).astype(np.float64)
+    still = decode_zero(flow).clamp(0, 1)[0].numpy().transpose(1, 2, 0).astype(np.float64)
+    gray = np.array([0.299, 0.587, 0.114])
+    motion = np.sqrt(((colours - colours.mean(0)) ** 2).sum(-1))
+    maps = {
+        "decoded_motion": motion,
+        "decoded_difference": np.abs(colours @ gray - still @ gray),
+        "decoded_deviation": np.repeat(np.sqrt((motion**2).mean(0))[None], len(clip), 0),
+    }
+    for name, expected in maps.items():
+        mask, _ = motion_mask(clip, MpmOptions(binarize=name), flow)
+        small = mask.reshape(len(clip), 32, 2, 32, 2).mean((2, 4))
+        inside, outside = expected[small == 1], expected[small == 0]
+        order = (inside[:, None] > outside[None, ::7]).mean()
+        assert order > 0.97, name  # the blur alone disturbs the order
 
 
 def test_eq_5_to_the_letter_keeps_the_complement(flow: Flow) -> None:

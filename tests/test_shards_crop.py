@@ -41,12 +41,14 @@ def spot_of(frame_HWC: np.ndarray) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 def test_keypoints_stay_on_what_they_mark(width: int, height: int, size: int, crop: str, seed: int) -> None:
     clip = crop_and_resize(fiducial_clip(width, height, seed), size, crop)
-    assert clip.frames_THWC is not None and clip.keypoints_TKC is not None
+    assert clip.frames_THWC is not None
+    assert clip.keypoints_TKC is not None
     if crop == "signer":
         assert clip.frames_THWC.shape[1:3] == (size, size)
     else:
         assert min(clip.frames_THWC.shape[1:3]) == size
-        assert not clip.frames_THWC.shape[1] % 2 and not clip.frames_THWC.shape[2] % 2
+        assert not clip.frames_THWC.shape[1] % 2
+        assert not clip.frames_THWC.shape[2] % 2
     for frame, keypoints in zip(clip.frames_THWC, clip.keypoints_TKC):
         np.testing.assert_allclose(spot_of(frame), keypoints[LEFT_WRIST, :2], atol=0.02 * size)
 
@@ -70,7 +72,8 @@ def test_square_holds_the_signer_and_leaves_the_frame_only_when_it_must(width: i
     assert side <= extent * (1 + 2 * MARGIN) + 2
     for low, high, limit in ((x0, x1, width), (y0, y1, height)):
         if side <= limit:
-            assert low >= 0 and high <= limit
+            assert low >= 0
+            assert high <= limit
 
 
 def test_padding_is_black_and_centred() -> None:
@@ -80,7 +83,8 @@ def test_padding_is_black_and_centred() -> None:
     keypoints[:, SELECTED[1]] = (90, 20, 1)
     packed = crop_and_resize(RawClip(frames, keypoints, 25.0), 80, "signer").frames_THWC
     assert packed is not None
-    assert packed[:, :18].max() == 0 and packed[:, -18:].max() == 0
+    assert packed[:, :18].max() == 0
+    assert packed[:, -18:].max() == 0
     assert packed[:, 22:58].min() == 255
 
 
@@ -107,7 +111,8 @@ def test_poses_alone_get_the_coordinates_their_frames_would_have() -> None:
     clip = fiducial_clip(400, 400, 3)
     together = crop_and_resize(clip, 256, "signer").keypoints_TKC
     alone = crop_and_resize(RawClip(None, clip.keypoints_TKC, 25.0), 256, "signer").keypoints_TKC
-    assert together is not None and alone is not None
+    assert together is not None
+    assert alone is not None
     np.testing.assert_allclose(alone, together, atol=2.0)  # whole pixels of the source against none
     in_unit_square = RawClip(None, clip.keypoints_TKC / np.float32([400, 400, 1]), 25.0)
     np.testing.assert_allclose(crop_and_resize(in_unit_square, 256, "signer").keypoints_TKC, alone, atol=0.01)

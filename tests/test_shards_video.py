@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_jpeg_offsets_cut_out_whole_images() -> None:
 
     data, offsets = video.encode(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8), "jpeg", 25)
     assert len(offsets) == 6
-    for begin, end in zip(offsets[:-1], offsets[1:]):
+    for begin, end in itertools.pairwise(offsets):
         with Image.open(io.BytesIO(data[begin:end])) as image:
             image.load()
             assert image.size == (32, 32)

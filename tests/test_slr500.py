@@ -98,6 +98,12 @@ def test_spellings_of_a_name(folder: Callable[[list[str]], Path], name: str) -> 
     assert labels(load("--videos", folder([name]))) == {"P01_25_19_2": 499}
 
 
+def test_depth_videos_are_no_clips(folder: Callable[[list[str]], Path]) -> None:
+    result = load("--videos", folder(["P01_25_19_2._depth.mp4", "P01_25_19_2._color.mp4"]))
+    assert labels(result) == {"P01_25_19_2": 499}
+    assert "_depth" in result.report.rejected[0]
+
+
 def test_lists_find_files_of_another_padding(folder: Callable[[list[str]], Path], tmp_path: Path) -> None:
     (tmp_path / "split.train.csv").write_text(
         "video_path,class_name\n000/P01_01_00_1._color.mp4,丈夫\n", encoding="utf-8"

@@ -225,6 +225,13 @@ def test_poses_follow_their_clips(data_set: Callable[..., Import], tmp_path: Pat
     assert result.report.missing == [str(poses / "00003.npz")]
 
 
+def test_cut_and_uncut_copies_in_one_folder_are_noted(data_set: Callable[..., Import], tmp_path: Path) -> None:
+    assert data_set([instance("00001")], {"00001": (5, 25)}).report.notes[-1].endswith("The list was edited")
+    result = data_set([instance("00001")], {"raw/00001": (9, 25)})
+    assert any("1 file names occur in several folders" in note for note in result.report.notes)
+    assert source(result).path == str(tmp_path / "videos" / "00001.mp4")
+
+
 def test_poses_alone(data_set: Callable[..., Import], tmp_path: Path) -> None:
     data_set([instance("00001")], {})
     np.savez(tmp_path / "00001.npz", keypoints=np.ones((40, 133, 3), dtype=np.float32))

@@ -21,6 +21,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MAX_ATTEMPTS = 3  # a task that was under way each time so many workers died is given up
+CONNECT_SECONDS = 30
 _AHEAD = 2  # tasks handed out for each worker: one under way, one waiting
 
 
@@ -127,7 +128,7 @@ def _open(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]
         from distributed import Client
 
         try:
-            client = Client(scheduler, timeout=30)
+            client = Client(scheduler, timeout=CONNECT_SECONDS)
         except OSError as error:
             raise ValueError(f"no dask scheduler answers at {scheduler}: {error}") from error
         with client:

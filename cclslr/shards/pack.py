@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -109,6 +110,7 @@ def pack(
                 raise ValueError(
                     f"{out} already holds a data set of other clips or settings; pack into another folder, or remove it"
                 )
+            shutil.rmtree(out / PARTS_NAME, ignore_errors=True)  # an earlier run was killed just before its end
             return PackReport(sum(info["clips"].values()), read_rejected(out), info, len(info["shards"]))
         _clear(out, tasks)
         parts = {task.name: part for task in tasks if (part := _finished(task)) is not None}
@@ -143,9 +145,7 @@ def pack(
                 "recipe": recipe,
             },
         )
-        for task in tasks:
-            _part_path(task).unlink(missing_ok=True)
-        (out / PARTS_NAME).rmdir()
+        shutil.rmtree(out / PARTS_NAME, ignore_errors=True)
     return PackReport(sum(info["clips"].values()), rejected, info, reused)
 
 
