@@ -32,7 +32,7 @@ CLIPS_A_TASK = 4
 EXAMPLES = """\
 Which backend:
   rtmpose     RTMPose-x, the paper's estimator; wants a GPU for more than a few clips
-  mediapipe   Holistic; works offline and on a CPU, about 16 frames a second and core
+  mediapipe   Holistic; works offline and on a CPU: about 18 frames a second on two cores
 Use one estimator for a whole data set and for prediction: two disagree by several pixels.
 
 Each backend brings its own build of cv2, so give it an environment of its own; torch is not needed there:

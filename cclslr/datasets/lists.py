@@ -66,6 +66,7 @@ class Files:
     suffixes: tuple[str, ...]
     by_path: dict[str, Path] = field(default_factory=dict)  # relative path without suffix, with /
     by_stem: dict[str, Path] = field(default_factory=dict)  # first in sorted order where folders repeat a name
+    repeated: int = 0  # names that several folders have
 
     @classmethod
     def walk(cls, folder: str | Path, suffixes: tuple[str, ...]) -> Files:
@@ -81,7 +82,7 @@ class Files:
         for path in sorted(found):
             relative = path.relative_to(folder).with_suffix("").as_posix()
             files.by_path.setdefault(relative, path)
-            files.by_stem.setdefault(path.stem, path)
+            files.repeated += files.by_stem.setdefault(path.stem, path) != path
         return files
 
     def find(self, name: str) -> Path | None:
@@ -192,6 +193,14 @@ class Ledger:
             rejected=self.rejected,
         )
         return Import(self.rows, classes, report)
+
+    def note_repeated(self, files: Files | None) -> None:
+        """Note that a bare name stands for several files: cut and uncut copies in one folder, say."""
+        if files is not None and files.repeated:
+            self.notes.append(
+                f"{files.repeated} file names occur in several folders of {files.folder}; the first in alphabetical "
+                "order counts"
+            )
 
     def compare(self, published: dict[str, int], name: str, explanation: str = "The list was edited") -> None:
         """Note whether the counts of the list are the published ones."""

@@ -109,6 +109,7 @@ def load(args: argparse.Namespace) -> Import:
 
     videos = None if args.videos is None else Files.walk(args.videos, VIDEO_SUFFIXES)
     poses = PoseFiles.walk(args.poses)
+    ledger.note_repeated(videos)
     names = None if videos is None else _choose_names(args.names, entries, videos, ledger)
     found: list[tuple[_Entry, Path | None, str | None]] = []
     for entry in entries:

@@ -29,7 +29,8 @@ _EXPLAINED = {
     (89_945, 35_000): "The split is the published one; 55 clips of the training signers are not in the list",
 }
 _UNEXPLAINED = "Part of the signers or repetitions is not in it, or another split was made"
-_NAME = re.compile(r"P(\d{1,3})_(\d{1,3})_(\d{1,3})_(\d{1,3})(?!\d)", re.IGNORECASE)
+# With or without "color"; the depth video of the same clip is another file.
+_NAME = re.compile(r"P(\d{1,3})_(\d{1,3})_(\d{1,3})_(\d{1,3})(?:[._]*color)?(?:\.\w+)?", re.IGNORECASE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +126,7 @@ def load(args: argparse.Namespace) -> Import:
 
 
 def _parse(path: str) -> _Name | None:
-    match = _NAME.search(path.rsplit("/", 1)[-1])
+    match = _NAME.fullmatch(path.rsplit("/", 1)[-1])
     return _Name(*(int(number) for number in match.groups())) if match else None
 
 

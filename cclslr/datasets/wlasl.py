@@ -86,6 +86,7 @@ def load(args: argparse.Namespace) -> Import:
 
     videos = None if args.videos is None else Files.walk(args.videos, VIDEO_SUFFIXES)
     poses = PoseFiles.walk(args.poses)
+    ledger.note_repeated(videos)
     found: list[tuple[_Entry, Path | None, str | None]] = []
     for entry in entries:
         video = None if videos is None else videos.find(entry.video_id)
