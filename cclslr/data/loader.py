@@ -329,8 +329,24 @@ def make_backend(
         clips: most clips in a batch of this rank.
         num_views: of a clip.
         ranks: this process and its device.
+
+    `auto` is DALI on a GPU, and the fused numba path on a CPU.
     """
     device = cfg.device if cfg.device != "auto" else "gpu" if ranks.device.type == "cuda" else "cpu"
+    name = cfg.backend
+    if name == "auto":
+        name = "numba" if device == "cpu" and cfg.decode != "dali" and views.size % 4 == 0 else "dali"
+    if name == "numba":
+        from cclslr.data.rgb_numba import NumbaBackend  # compiled when it is imported first
+
+        return NumbaBackend(
+            size=views.size,
+            frames=views.rgb_frames,
+            clips=clips,
+            views=num_views,
+            threads=cfg.workers,
+            pinned=ranks.device.type == "cuda",
+        )
     from cclslr.data.rgb_dali import DaliBackend  # DALI takes a second to import; pose alone does without
 
     return DaliBackend(

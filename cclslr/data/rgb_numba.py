@@ -1,7 +1,7 @@
 """RGB views on the CPU: libavcodec or libjpeg-turbo to YUV planes, one fused numba kernel from there to the batch.
 
-A clip is one task of a thread pool. Each frame is decoded once, goes into the views that want it while it is in the cache,
-and is written where it belongs in the batch; frames after the last that is wanted are not decoded.
+A clip is one task of a thread pool. Each frame is decoded once, goes into the views that want it while it is in the
+cache, and is written where it belongs in the batch; frames after the last that is wanted are not decoded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from cclslr.data import yuv
@@ -31,19 +30,20 @@ class BatchBuffers:
 
     def __init__(self, shape: tuple[int, ...], pinned: bool) -> None:
         self._shape, self._pinned = shape, pinned
-        self._buffers: list[tuple[np.ndarray, weakref.ref[np.ndarray] | None]] = []
+        self._buffers: list[np.ndarray] = []
+        self._users: list[weakref.ref[np.ndarray]] = []  # the view of each that was handed out last
 
     def take(self) -> np.ndarray:
         """An array of `shape`, uint8; its content is arbitrary."""
-        for number, (buffer, user) in enumerate(self._buffers):
-            if user is None or user() is None:
-                break
-        else:
-            number = len(self._buffers)
+        free = next((number for number, user in enumerate(self._users) if user() is None), None)
+        if free is None:
             buffer = torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pinned).numpy()
-            self._buffers.append((buffer, None))
-        view = buffer.view()
-        self._buffers[number] = (buffer, weakref.ref(view))
+            view = buffer.view()
+            self._buffers.append(buffer)
+            self._users.append(weakref.ref(view))
+        else:
+            view = self._buffers[free].view()
+            self._users[free] = weakref.ref(view)
         return view
 
 

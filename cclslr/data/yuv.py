@@ -7,13 +7,13 @@ colour jitter. So the planes are never turned into an RGB frame. For each row of
 2. luma: blend two rows, apply the luma column, add the chroma; store pixels as four int16 (R, G, B, unused);
 3. resample horizontally: two neighbouring source pixels are one 16-byte load, times their weights, clamped to uint8.
 
-Measured on one core of an AMD EPYC (Zen 4), 256x256 frame to 224x224 view: docs/throughput.md has the history from 300 to
-some 60 microseconds. What it took: loops whose length is a multiple of 64 (LLVM's vector body without its scalar tail), at
-most a few arrays a loop (beyond 8 run-time alias checks LLVM gives up), and the third step in explicit vectors, because
-LLVM finds none there. The vectors are generic LLVM ones, so any CPU runs this.
+docs/throughput.md has the measurements, from 300 microseconds a 224x224 view of a frame down. What it took: loops whose
+length is a multiple of 64 (LLVM's vector body without its scalar tail), few arrays a loop (beyond 8 run-time alias
+checks LLVM gives up), and the third step in explicit vectors, because LLVM finds none there. They are generic LLVM
+vectors, so any CPU runs this.
 
-Chroma siting. Video: a chroma sample stands for its 2x2 pixels, as in libswscale's conversion of yuv420p. JPEG: the triangle
-filter of libjpeg ("fancy upsampling"), 3/4 of the nearer and 1/4 of the farther sample, which is exact vertically and across.
+Chroma siting. Video: a chroma sample stands for its 2x2 pixels, as in libswscale's conversion of yuv420p. JPEG: the
+triangle filter of libjpeg ("fancy upsampling"), 3/4 of the nearer and 1/4 of the farther sample, exact in both axes.
 Colours outside 0..255 are clamped once, after the jitter; a decoder that makes RGB first also clamps before it.
 """
 
@@ -23,23 +23,17 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float32, int32, int64, njit, types, uint64
+from numba import float32, int32, njit, types, uint64
 from numba.extending import intrinsic
 
 from cclslr.shards.format import MASK_SIZE
 
 MAX_WIDTH = 2048  # pixels of a frame, by the size of the scratch rows
-_ROW = (
-    MAX_WIDTH + 16
-)  # a constant, so that LLVM sees that the scratch rows don't overlap; not a power of two, for the cache
+# A constant, so that LLVM sees that the scratch rows don't overlap; not a power of two, which would share cache lines.
+_ROW = MAX_WIDTH + 16
 _UNIT = 16.0  # one grey level, in the int16 pixels between steps 2 and 3; they hold -2047..2047 levels
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "cache": True,
-    "fastmath": True,
-    "boundscheck": False,
-    "error_model": "numpy",
-}
+_EXACT: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {**_EXACT, "fastmath": True}
 
 
 def yuv_to_rgb(full_range: bool, bt709: bool) -> np.ndarray:
@@ -60,16 +54,16 @@ def compose(colour_V34: np.ndarray, to_rgb_34: np.ndarray) -> np.ndarray:
     return matrix_V34.astype(np.float32)
 
 
-@njit(**_OPTIONS)
+@njit(**_EXACT)
 def _tap(low: float, high: float, position: int, size: int, length: int) -> tuple[int, float]:
     """First of two neighbouring source pixels, and the second's weight: half-pixel centres, clamped to the frame."""
-    at = low + (position + 0.5) * (high - low) / size - 0.5
+    at = low + (position + 0.5) / size * (high - low) - 0.5
     at = min(max(at, 0.0), length - 1.0)
     first = int(at)
     return first, at - first
 
 
-@njit(**_OPTIONS)
+@njit(**_EXACT)
 def view_tables(
     crop_V4: np.ndarray, flip_V: np.ndarray, width: int, height: int, size: int, triangle: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -168,7 +162,7 @@ def _resample4(typing: Any, source: Any, i0: Any, i1: Any, i2: Any, i3: Any, wei
 
 @njit(**_OPTIONS)
 def _window(low: int, high: int, length: int) -> tuple[int, int]:
-    """Start and count of a run that covers low..high - 1 in a row of `length`: a multiple of 64 where the row allows."""
+    """Start and count of a run that covers low..high - 1 in a row of `length`: a multiple of 64 where that fits."""
     count = min((high - low + 63) // 64 * 64, length)
     return min(low, length - count), count
 
@@ -260,7 +254,7 @@ def render(
             pixels[2 * k + 1] = b
         row = out_HWC.ctypes.data + i * 3 * size
         for x in range(0, size, 4):
-            _resample4(
+            _resample4(  # type: ignore[call-arg]  # the typing context is numba's business
                 source,
                 columns_S[x],
                 columns_S[x + 1],
