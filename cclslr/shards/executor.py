@@ -75,7 +75,7 @@ def run_tasks(
                 under_way: dict[Future[Result], int] = {}
                 broken = False
                 while (waiting or under_way) and not broken:
-                    while waiting and len(under_way) < _AHEAD * capacity:
+                    while waiting and len(under_way) < _AHEAD * capacity():
                         try:
                             future = executor.submit(function, tasks[waiting[0]])
                         except BrokenExecutor:
@@ -122,8 +122,8 @@ def _worker_died(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _open(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
-    """An executor and how many tasks it runs at once."""
+def _open(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, Callable[[], int]]]:
+    """An executor, and how many tasks it runs at once; a cluster grows and shrinks."""
     if scheduler is not None:
         from distributed import Client
 
@@ -133,13 +133,13 @@ def _open(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]
             raise ValueError(f"no dask scheduler answers at {scheduler}: {error}") from error
         with client:
             client.wait_for_workers(1)
-            yield client.get_executor(pure=False), sum(client.nthreads().values())
+            yield client.get_executor(pure=False), lambda: max(1, sum(client.nthreads().values()))
     elif workers == 0:
-        yield _Inline(), 1
+        yield _Inline(), lambda: 1
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
-            yield pool, workers
+            yield pool, lambda: workers
 
 
 def _die_with_parent() -> None:
