@@ -17,7 +17,7 @@ from cclslr.console import console, progress_bar, run_tool
 from cclslr.datasets.synthetic import SynthClip, SynthOptions, manifest, moving_region
 from cclslr.files import write_json
 from cclslr.masking.flow import Flow, load_flow
-from cclslr.masking.mpm import MpmOptions, motion_mask
+from cclslr.masking.mpm import CHOICES, MpmOptions, motion_mask
 from cclslr.shards.format import MASK_SIZE
 
 EXAMPLES = """examples:
@@ -48,14 +48,11 @@ def variants(flows: dict[str, Flow]) -> list[tuple[str, MpmOptions]]:
     """Every method and option that is compared: (name of the flow, options)."""
     listed = [("", MpmOptions(method="temporal_std")), ("", MpmOptions(method="pose_discs"))]
     for name in flows:
-        for binarize in ("decoded_difference", "gray_otsu"):
-            for keep in ("high", "low"):
-                listed.append((name, MpmOptions(keep=keep, binarize=binarize)))
-                listed += [
-                    (name, MpmOptions(keep=keep, threshold="quantile", p=p, binarize=binarize)) for p in (0.5, 0.9)
-                ]
-        listed += [(name, MpmOptions(p=p)) for p in (0.25, 0.75, 1.0)]
-        listed += [(name, MpmOptions(threshold="quantile", p=p)) for p in (0.7, 0.8, 0.95)]
+        listed += [
+            (name, MpmOptions(keep=keep, binarize=how)) for how in CHOICES["binarize"] for keep in ("high", "low")
+        ]
+        listed += [(name, MpmOptions(p=p)) for p in (0.25, 0.75)]
+        listed += [(name, MpmOptions(threshold="quantile", p=p)) for p in (0.5, 0.7, 0.8, 0.9)]
     return listed
 
 

@@ -118,7 +118,7 @@ def main() -> None:
                 **dataclasses.asdict(options),
                 **result,
                 "ranks": world.world,
-                "shards": [{"path": p, "content_hash": i["content_hash"]} for p, i in zip(args.shards, shards.infos)],
+                "shards": {Path(p).name: i["content_hash"] for p, i in zip(args.shards, shards.infos)},
                 "clips": len(clip_ids) - int(tested.sum()),
                 "frames": len(frames) * world.world,
                 "undecodable_clips": undecodable,

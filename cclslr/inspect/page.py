@@ -36,11 +36,11 @@ article[hidden] { display: none; }
 .about dd { margin: 0; color: #e4e6ea; }
 .tag { display: inline-block; margin-top: 4px; padding: 0 8px; border-radius: 9px; background: #7a4a12; color: #ffe2b8;
   font-size: 12px; }
-.films { display: flex; flex-wrap: wrap; gap: 12px; }
+.films { display: flex; flex-wrap: wrap; gap: 10px 12px; }
 figure { margin: 0; }
 .film { height: 112px; background-repeat: no-repeat; border-radius: 4px; background-color: #000;
   background-position: calc(var(--t) / var(--last) * 100%) 0; }
-figcaption { max-width: 220px; font-size: 12px; }
+figcaption { font-size: 12px; line-height: 1.3; }
 figcaption span { display: block; color: #a3a9b5; }
 """
 
@@ -147,7 +147,7 @@ def _figure(film: Film, clip: ClipFilms) -> str:
     shown = round(width * 112 / height)
     label = html.escape(f"{film.title} of clip {clip.key}")
     return (
-        f'<figure><div class="film" role="img" aria-label="{label}" style="width:{shown}px;'
+        f'<figure style="width:{shown}px"><div class="film" role="img" aria-label="{label}" style="'
         f'background-size:{count * 100}% 100%;background-image:url(data:image/jpeg;base64,{data})"></div>'
         f"<figcaption>{html.escape(film.title)}<span>{html.escape(film.caption)}</span></figcaption></figure>"
     )

@@ -1,8 +1,15 @@
 """Motion-preserving masking: from a clip's frames to its binary masks (CCL-SLR §3.3, Eq. 5).
 
 Every frame goes through a normalising flow. Latent dimensions whose standard deviation over the clip says "static" are
-zeroed, the rest is decoded to the motion-preserving video, and that video is binarised. What the paper leaves open is a
-named option; two baselines need no flow.
+zeroed, the rest is decoded to the motion-preserving video, and that video is binarised: one threshold a clip (Otsu) on
+a map of each frame, blurred by 5x5. The paper does not say which map; `binarize` names it:
+
+- `decoded_deviation`: standard deviation over time of the video's colours; the same mask for all frames of the clip;
+- `decoded_motion`: distance of a frame's colours from their mean over time;
+- `decoded_difference`: distance of a frame's gray from that of the decoded zero latent;
+- `gray_otsu`: the frame's gray itself, not blurred: the paper to the letter.
+
+Two baselines need no flow.
 
 Shapes: T frames, H x W pixels, D latent dimensions, S the frame size of the flow; masks are MASK_SIZE x MASK_SIZE and
 cover the whole frame.
@@ -26,7 +33,7 @@ CHOICES = {
     "method": METHODS,
     "keep": ("high", "low"),
     "threshold": ("absolute", "quantile"),
-    "binarize": ("decoded_difference", "gray_otsu"),
+    "binarize": ("decoded_deviation", "decoded_motion", "decoded_difference", "gray_otsu"),
 }
 MIN_SHARE = 1e-3  # at least this share of the latents must be masked, and be kept
 MIN_DIFFERENCE = 2 / 256  # of gray values in [0, 1]: below it nothing moves, and Otsu would split noise
@@ -43,7 +50,7 @@ class MpmOptions:
     keep: str = "high"  # high: moving latents survive; low: Eq. 5 to the letter
     threshold: str = "absolute"  # absolute: sigma against p; quantile: a share p of the latents counts as static
     p: float = 0.5
-    binarize: str = "decoded_difference"  # gray_otsu: the decoded gray video itself, the paper to the letter
+    binarize: str = "decoded_deviation"
     radius: float = 0.06  # pose_discs: of each disc, in widths of the frame
 
     def __post_init__(self) -> None:
@@ -88,12 +95,11 @@ def flow_masks(
 ) -> list[tuple[np.ndarray, MpmReport]]:
     """The masks of several clips, given as `resize` returns them, with the flow run on frames of all clips together."""
     videos, keeps, reasons = motion_videos(clips_TCHW, options, flow, frames_per_pass)
-    still = decode_zero(flow)
     results = []
     for video_TCHW, keep_D, reason in zip(videos, keeps, reasons):
         mask_THW = None
         if reason is None:
-            mask_THW, reason = _binarize(video_TCHW, still, options.binarize)
+            mask_THW, reason = _binarize(video_TCHW, options.binarize, flow)
         if mask_THW is None:
             mask_THW = torch.ones(len(video_TCHW), MASK_SIZE, MASK_SIZE)
         results.append(_finish(mask_THW, reason, 1.0 - float(keep_D.float().mean())))
@@ -176,7 +182,7 @@ def otsu(values: Tensor, low: float, high: float) -> float:
 
 def _gray(frames_NCHW: Tensor) -> Tensor:
     weights = torch.tensor(GRAY, device=frames_NCHW.device).view(1, 3, 1, 1)
-    return (frames_NCHW.clamp(0, 1) * weights).sum(1, keepdim=True)
+    return (frames_NCHW * weights).sum(1, keepdim=True)
 
 
 def _split_map(maps_N1HW: Tensor) -> tuple[Tensor | None, str | None]:
@@ -189,17 +195,24 @@ def _split_map(maps_N1HW: Tensor) -> tuple[Tensor | None, str | None]:
     return maps > otsu(maps, 0.0, high), None
 
 
-def _binarize(video_TCHW: Tensor, still_1CHW: Tensor, how: str) -> tuple[Tensor | None, str | None]:
-    if not bool(torch.isfinite(video_TCHW).all() and torch.isfinite(still_1CHW).all()):
+def _binarize(video_TCHW: Tensor, how: str, flow: Flow) -> tuple[Tensor | None, str | None]:
+    if not bool(torch.isfinite(video_TCHW).all()):
         return None, "non-finite frames"
+    video_TCHW = video_TCHW.clamp(0, 1)
+    if how == "gray_otsu":
+        gray = F.interpolate(
+            _gray(video_TCHW), (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False
+        )[:, 0]
+        if float(gray.max() - gray.min()) < MIN_DIFFERENCE:
+            return None, "no motion"
+        return gray > otsu(gray, 0.0, 1.0), None
     if how == "decoded_difference":
-        return _split_map((_gray(video_TCHW) - _gray(still_1CHW)).abs())
-    gray = F.interpolate(
-        _gray(video_TCHW), (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False
-    )[:, 0]
-    if float(gray.max() - gray.min()) < MIN_DIFFERENCE:
-        return None, "no motion"
-    return gray > otsu(gray, 0.0, 1.0), None
+        return _split_map((_gray(video_TCHW) - _gray(decode_zero(flow).clamp(0, 1))).abs())
+    distance_T1HW = (video_TCHW - video_TCHW.mean(0)).square().sum(1, keepdim=True)
+    if how == "decoded_motion":
+        return _split_map(distance_T1HW.sqrt())
+    mask_1HW, reason = _split_map(distance_T1HW.mean(0, keepdim=True).sqrt())
+    return None if mask_1HW is None else mask_1HW.expand(len(video_TCHW), -1, -1), reason
 
 
 def _temporal_std(frames_TCHW: Tensor) -> tuple[Tensor, str | None]:

@@ -31,7 +31,7 @@ class MaskSettings:
         if self.options.method != "flow":
             return {"options": dataclasses.asdict(self.options), "flow": None}
         flow = self.flow()
-        known = ("bits_per_dim", "latent_std", "steps", "shards", "file")
+        known = ("bits_per_dim", "latent_std", "steps", "file")
         return {
             "options": dataclasses.asdict(self.options),
             "dtype": self.dtype,
