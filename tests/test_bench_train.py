@@ -6,13 +6,16 @@ import json
 
 import pytest
 import torch
+from runs import tiny_shards
 
 from cclslr import train
 from cclslr.bench import plain, pretrain, sweep
 from cclslr.bench.machine import describe, matrix_peak
 from cclslr.config import PretrainConfig, load_config
 from cclslr.data.batch import Batch
+from cclslr.data.plan import Plan
 from cclslr.models.ccl import Branches
+from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import Ranks
 from tools import bench_train
 
@@ -187,6 +190,28 @@ def test_the_tool_end_to_end_without_shards(tmp_path):
     assert result["environment"]["cores"] >= 1
     assert result["config"]["optim"]["micro_batch"] == 4
     assert "aten::convolution" in trace.read_text()
+
+
+def test_loader_alone_and_feeding_the_trainer(tmp_path):
+    shards = tiny_shards(tmp_path / "shards")
+    cfg = tiny(f"data.shards=[{shards}]", "views.mask_alpha=0", "views.rgb_frames=4", "optim.micro_batch=8")
+    learner, seen = train.build_learner(cfg, ALONE), []
+    step = pretrain.lean_step(learner, cfg, ALONE)
+
+    def recorded(batch: Batch, number: int) -> None:
+        seen.append((number, batch.clip_ids_B.tolist()))
+        step(batch, number)
+
+    for mode in (pretrain.Supply(cfg, ALONE, None), pretrain.Supply(cfg, ALONE, recorded)):
+        samples = [mode.block(0, 2) for _ in range(3)]
+        result = pretrain.summary(samples, cfg.optim.batch)
+        assert {"wait_fetch_ms", "wait_decode_ms", "wait_copy_ms"} < set(result)
+        assert 0 <= result["waiting_share"] <= 1.01
+    blocks = 3 * (cfg.data.prefetch + 1 + 2)  # what was made ahead is taken and not counted
+    assert [number for number, _ in seen] == list(range(blocks))
+    plan = Plan.for_training(ShardSet(cfg.data.shards, split="train"), cfg.data, cfg.optim.batch, cfg.run.seed)
+    wanted = [plan.batch(*divmod(number, plan.batches_per_epoch)).tolist() for number in range(blocks)]
+    assert [ids for _, ids in seen] == wanted
 
 
 def test_the_sweep_ends_with_config_lines(tmp_path):

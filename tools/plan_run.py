@@ -76,6 +76,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, default=8, help="clips that pass together (default 8)")
     parser.add_argument("--parameters", type=float, default=128.8, help="millions, of both branches (default 128.8)")
     parser.add_argument("--compressed", action="store_true", help="gradients travel in two bytes instead of four")
+    parser.add_argument("--no-shuffle-bn", action="store_true", help="objective.shuffle_bn=false")
     parser.add_argument("--epochs", type=int, default=140, help="(default 140)")
     parser.add_argument("--table", action="store_true", help="1 to 512 GPUs instead of one size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the forecast")
@@ -170,7 +171,7 @@ def gather(args: argparse.Namespace) -> tuple[Work, dict[str, Given]]:
         gpu_loader=number["gpu_loader"],
         clip_bytes=number["clip_bytes"],
         bus_bytes=clip_bytes if bus_bytes is None else bus_bytes,
-        view_bytes=VIEW_BYTES,
+        view_bytes=0 if args.no_shuffle_bn else VIEW_BYTES,
         gradient_bytes=number["parameters"] * (2 if args.compressed else 4),
         same_cores=args.train is not None and not read_json(args.train)["environment"]["gpus"],
     )

@@ -197,7 +197,7 @@ def advice(result: Forecast, work: Work, hardware: Hardware) -> str:
     if result.efficiency < 0.9:
         return (
             f"{1 - result.efficiency:.0%} of a step is communication: run.gradient_compression=bf16, more clips a GPU "
-            "and step, or a faster link between GPUs"
+            "and step, objective.shuffle_bn=false (no exchange of key views), or a faster link between GPUs"
         )
     others = (stage for stage in result.stages if stage.name != "compute")
     following = min(others, key=lambda stage: stage.clips_per_second)
