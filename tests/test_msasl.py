@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from cclslr.datasets import msasl
@@ -146,6 +149,25 @@ def test_seconds_are_cut_whatever_the_frame_rate(data_set: Callable[..., Import]
     loaded = source(result).load()
     assert loaded.meta["span"] == [fps, 2 * fps]
     assert result.report.conventions["files"].startswith("untrimmed: 0 clips are whole files, 2 are cut")
+
+
+def test_a_variable_frame_rate_is_cut_by_time(data_set: Callable[..., Import], tmp_path: Path) -> None:
+    """One second of 30 frames, then one of 10, then one of 20: the middle second has 10."""
+    times = [n / 30 for n in range(30)] + [1 + n / 10 for n in range(10)] + [2 + n / 20 for n in range(20)]
+    (tmp_path / "videos").mkdir()
+    with av.open(str(tmp_path / "videos" / f"{ID}.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 600)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 + number, dtype=np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(time * 600), Fraction(1, 600)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    result = data_set([clip(start_time=1.0, end_time=2.0)], {})
+    frames = source(result).load().frames_THWC
+    assert len(frames) == 10
+    assert abs(int(frames[0].mean()) - 70) <= 2
 
 
 def test_files_that_are_cut_already_are_used_whole(data_set: Callable[..., Import]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cclslr.datasets import wlasl
 from cclslr.datasets.base import Import, VideoFile
-from cclslr.datasets.lists import Probe
+from cclslr.datasets.lists import Probe, probe_video
 from cclslr.shards.format import BadClip
 
 WriteVideo = Callable[..., Path]
@@ -230,6 +230,12 @@ def test_cut_and_uncut_copies_in_one_folder_are_noted(data_set: Callable[..., Im
     result = data_set([instance("00001")], {"raw/00001": (9, 25)})
     assert any("1 file names occur in several folders" in note for note in result.report.notes)
     assert source(result).path == str(tmp_path / "videos" / "00001.mp4")
+
+
+def test_a_container_that_does_not_count_its_frames(tmp_path: Path, write_video: WriteVideo) -> None:
+    probe = probe_video(write_video(tmp_path / "00001.mkv", 23, 25))
+    assert probe == Probe(23, 25.0, 64, 48)
+    assert probe_video(tmp_path / "gone.mp4") is None
 
 
 def test_poses_alone(data_set: Callable[..., Import], tmp_path: Path) -> None:
