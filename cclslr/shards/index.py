@@ -44,24 +44,31 @@ def write_index(path: str | Path, rows: Iterable[IndexRow]) -> None:
 
 
 def read_index(path: str | Path, sha256: str | None = None) -> list[IndexRow]:
-    """Read all rows; with `sha256`, the checksum that dataset.json gives, only of an intact file.
+    """Read all rows of a file; see `parse_index`.
 
     Raises:
         FileNotFoundError: there is no index; the folder is no packed data set, or packing has not ended.
-        ValueError: the file is damaged, or no index of this format.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: pack the data set with tools/make_shards.py, or let it end")
-    data = path.read_bytes()
+    return parse_index(path.read_bytes(), str(path), sha256)
+
+
+def parse_index(data: bytes, name: str, sha256: str | None = None) -> list[IndexRow]:
+    """All rows; with `sha256`, the checksum that dataset.json gives, only of an intact index.
+
+    Raises:
+        ValueError: it is damaged, or no index of this format; the message begins with `name`.
+    """
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError(f"{path} is not the one that dataset.json speaks of: run the tool that last wrote it again")
+        raise ValueError(f"{name} is not the one that dataset.json speaks of: run the tool that last wrote it again")
     try:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: unreadable index ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{name}: unreadable index ({str(error).splitlines()[0]})") from error
     if table.schema != SCHEMA:
-        raise ValueError(f"{path}: the columns are not those of this format's version; pack the data set again")
+        raise ValueError(f"{name}: the columns are not those of this format's version; pack the data set again")
     return [_from_dict(row) for row in table.to_pylist()]
 
 

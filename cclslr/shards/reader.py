@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cclslr.files import read_json
-from cclslr.shards.format import FORMAT_VERSION, MASK_SIZE, BadClip, IndexRow
-from cclslr.shards.index import INDEX_NAME, read_index
+from cclslr.shards.cache import NodeCache
+from cclslr.shards.format import FORMAT_VERSION, MASK_SIZE, BadClip, Component, IndexRow
+from cclslr.shards.index import INDEX_NAME, parse_index
+from cclslr.shards.store import INFO_NAME, open_store
 
-INFO_NAME = "dataset.json"
+__all__ = ["INFO_NAME", "PARTS", "BadClip", "ClipData", "ShardSet", "decode_masks", "encode_masks"]
+
+CACHE_DIR, CACHE_GB = "~/.cache/cclslr", 200.0  # as in DataConfig
 PARTS = ("video", "pose", "mask", "json")
 
 
@@ -64,38 +65,38 @@ class ShardSet:
     """The clips of packed data sets one after the other; a clip's id is its row number here.
 
     Args:
-        paths: folders of packed data sets.
+        paths: folders of packed data sets, or their URLs (s3://, gs://, https://, hf://).
         split: keep only these clips; None keeps all.
+        cache_dir, cache_gb: where shards of remote data sets are kept on this node, and how much of them.
 
     Label spaces are kept apart: the labels of the second data set begin after the last of the first.
     All methods are safe to call from several threads.
 
     Raises:
-        FileNotFoundError: a folder holds no packed data set.
+        FileNotFoundError: there is no packed data set.
         ValueError: a data set of another format version, no clip left.
     """
 
-    def __init__(self, paths: list[str], split: str | None = None) -> None:
+    def __init__(
+        self, paths: list[str], split: str | None = None, *, cache_dir: str = CACHE_DIR, cache_gb: float = CACHE_GB
+    ) -> None:
         if not paths:
             raise ValueError("no shards given; set data.shards=[shards/<name>]")
-        self.infos: list[dict[str, Any]] = []
+        self.infos: list[dict[str, Any]] = []  # dataset.json of each data set
         self.rows: list[IndexRow] = []
         self.classes: list[str] = []  # gloss of each label
-        self.dataset_ids: np.ndarray  # (N,) int32, which of `paths` a clip is from
+        self._paths = list(paths)
+        self._cache = NodeCache(cache_dir, int(cache_gb * 1e9))
+        self._stores = [open_store(path, self._cache) for path in paths]
         dataset_ids: list[int] = []
-        self._folders = [Path(path) for path in paths]
-        for number, folder in enumerate(self._folders):
-            if not (folder / INFO_NAME).is_file():
-                raise FileNotFoundError(
-                    f"{folder / INFO_NAME} is not there: pack the data set with tools/make_shards.py, or let it end"
-                )
-            info = read_json(folder / INFO_NAME)
+        for number, store in enumerate(self._stores):
+            info = store.load_info()
             if info.get("format_version") != FORMAT_VERSION:
                 raise ValueError(
-                    f"{folder / INFO_NAME}: format version {info.get('format_version')}, this program reads"
+                    f"{store.name}/{INFO_NAME}: format version {info.get('format_version')}, this program reads"
                     f" {FORMAT_VERSION}; pack the data set again with tools/make_shards.py"
                 )
-            rows = read_index(folder / INDEX_NAME, info["index_sha256"])
+            rows = parse_index(store.load(INDEX_NAME), f"{store.name}/{INDEX_NAME}", info["index_sha256"])
             first = len(self.classes)
             kept = [row for row in rows if split is None or row.split == split]
             if first:
@@ -106,9 +107,7 @@ class ShardSet:
             self.infos.append(info)
         if not self.rows:
             raise ValueError(f"no clip of split {split!r} in {', '.join(map(str, paths))}")
-        self.dataset_ids = np.array(dataset_ids, dtype=np.int32)
-        self._files: dict[Path, int] = {}
-        self._lock = threading.Lock()
+        self.dataset_ids = np.array(dataset_ids, dtype=np.int32)  # (N,) which of `paths` a clip is from
 
     @property
     def info(self) -> dict[str, Any]:
@@ -119,67 +118,59 @@ class ShardSet:
         return len(self.rows)
 
     def path(self, clip_id: int) -> Path:
-        """The tar that holds a clip."""
-        return self._folders[self.dataset_ids[clip_id]] / self.rows[clip_id].shard
+        """The tar that holds a clip; for messages, and for local data sets to be opened."""
+        return Path(self._paths[self.dataset_ids[clip_id]]) / self.rows[clip_id].shard
 
     def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
         """Read a clip with one contiguous read of the components in `parts` (of "video", "pose", "mask", "json").
 
         Raises:
             BadClip: the shard is gone or shorter than the index says, or a checksum differs; names shard and key.
+            ConnectionError: the server of a remote data set stays away.
         """
         row = self.rows[clip_id]
-        kinds = {name: kind for name in row.components if (kind := _kind(name)) in parts}
+        store = self._stores[self.dataset_ids[clip_id]]
+        wanted = {kind: part for name, part in row.components.items() if (kind := _kind(name)) in parts}
         data: dict[str, bytes] = {}
-        if kinds:
-            begin = min(row.components[name].offset for name in kinds)
-            end = max(row.components[name].offset + row.components[name].size for name in kinds)
-            path = self.path(clip_id)
+        if wanted:
+            begin = min(part.offset for part in wanted.values())
+            end = max(part.offset + part.size for part in wanted.values())
             try:
-                block = memoryview(_pread(self._descriptor(path), end - begin, begin))
-            except OSError as error:
-                raise BadClip(f"{path}: clip {row.key}: {error.strerror}") from error
-            for name, kind in kinds.items():
-                part = row.components[name]
-                data[kind] = bytes(block[part.offset - begin : part.offset - begin + part.size])
-                if len(data[kind]) != part.size or zlib.crc32(data[kind]) != part.crc32:
-                    raise BadClip(f"{path}: clip {row.key}: {name} is damaged (checksum or length differs)")
+                data = _checked(store.read(row.shard, begin, end - begin), begin, wanted)
+                if len(data) < len(wanted):
+                    data = _checked(store.read_again(row.shard, begin, end - begin), begin, wanted)
+            except BadClip as error:
+                raise BadClip(f"{error}: clip {row.key}") from error
+            if len(data) < len(wanted):
+                damaged = ", ".join(name for name in row.components if _kind(name) in wanted.keys() - data.keys())
+                raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {damaged}: the checksum or length differs")
         pose = None if "pose" not in data else np.load(io.BytesIO(data["pose"]), allow_pickle=False)
         return ClipData(row, data.get("video"), pose, data.get("mask"), data.get("json"))
 
     def close(self) -> None:
         """Close the files; reading opens them again."""
-        with self._lock:
-            for descriptor in self._files.values():
-                os.close(descriptor)
-            self._files.clear()
+        for store in self._stores:
+            store.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_lock")}
+        return {name: value for name, value in self.__dict__.items() if name != "_stores"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _files={}, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self._stores = [open_store(path, self._cache) for path in self._paths]
+        for store in self._stores:
+            store.load_info()
 
-    def _descriptor(self, path: Path) -> int:
-        descriptor = self._files.get(path)
-        if descriptor is None:
-            with self._lock:
-                descriptor = self._files.get(path)
-                if descriptor is None:
-                    descriptor = self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return descriptor
+
+def _checked(block: bytes, begin: int, wanted: dict[str, Component]) -> dict[str, bytes]:
+    """The components that are whole, by kind."""
+    data = {}
+    for kind, part in wanted.items():
+        piece = block[part.offset - begin : part.offset - begin + part.size]
+        if len(piece) == part.size and zlib.crc32(piece) == part.crc32:
+            data[kind] = piece
+    return data
 
 
 def _kind(component: str) -> str:
     return {"mjpg": "video", "mp4": "video", "pose.npy": "pose", "mask.png": "mask", "json": "json"}[component]
-
-
-def _pread(descriptor: int, size: int, offset: int) -> bytes:
-    """All `size` bytes, or as many as there are: one system call returns at most 2 GiB and may return less."""
-    block = os.pread(descriptor, size, offset)
-    while 0 < len(block) < size:
-        more = os.pread(descriptor, size - len(block), offset + len(block))
-        if not more:
-            break
-        block += more
-    return block

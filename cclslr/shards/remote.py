@@ -1,0 +1,145 @@
+"""Packed data sets that lie on s3://, gs://, https:// or hf://, through fsspec.
+
+A clip is one range request until its shard is in the node's cache; shards come into the cache in the background, as far
+as there is room. So the first batch does not wait for whole shards, and a data set larger than the cache costs a
+request a clip, not a shard a clip.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from cclslr.console import console
+from cclslr.shards.cache import DamagedObject, NodeCache
+from cclslr.shards.format import BadClip
+
+PATIENCE = 300.0  # seconds that a server may be away
+_ASK_AGAIN = 60.0  # seconds until a shard that found no room is tried again
+
+
+class RemoteStore:
+    """The files of one remote data set.
+
+    Args:
+        url: folder of the data set, such as s3://bucket/shards/wlasl300. Credentials and endpoints are fsspec's matter
+            (environment, ~/.aws, ~/.config/fsspec).
+        cache: this node's.
+
+    Raises:
+        ValueError: no such protocol, or its package is not installed.
+        FileNotFoundError: no packed data set there.
+        ConnectionError: no answer for `PATIENCE` seconds.
+    """
+
+    def __init__(self, url: str, cache: NodeCache) -> None:
+        from fsspec.core import url_to_fs  # here, because local data sets need none of it
+
+        self.name = url.rstrip("/")
+        try:
+            self._files, self._root = url_to_fs(self.name)
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"{url}: {error} (pip install 'cclslr[remote]' brings s3, gs, https and hf)") from error
+        self._cache = cache
+        self._sizes: dict[str, tuple[str, int]] = {}  # name → sha256, bytes
+        self._wanted: deque[str] = deque()
+        self._not_now: dict[str, float] = {}  # shards that found no room, or are damaged: when to try again
+        self._news = threading.Condition()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def load_info(self) -> dict[str, Any]:
+        """dataset.json."""
+        try:
+            info = json.loads(self.load("dataset.json"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.name}/dataset.json: not valid JSON ({error})") from error
+        self._sizes = {shard["name"]: (shard["sha256"], shard["bytes"]) for shard in info["shards"]}
+        return info
+
+    def load(self, name: str) -> bytes:
+        """A small file as a whole."""
+        return self._fetch(name)
+
+    def read(self, shard: str, begin: int, size: int) -> bytes:
+        """`size` bytes of a shard; fewer where the shard ends before.
+
+        Raises:
+            BadClip: the shard is not there.
+            ConnectionError: no answer for `PATIENCE` seconds.
+        """
+        block = self._cache.read(self._sizes[shard][0], begin, size)
+        if block is None:
+            self._want(shard)
+            try:
+                block = self._fetch(shard, begin, begin + size)
+            except FileNotFoundError as error:
+                raise BadClip(f"{self.name}/{shard} is not there") from error
+        return block
+
+    def read_again(self, shard: str, begin: int, size: int) -> bytes:
+        """The same from the server, after what came first was damaged; the cached shard is thrown away."""
+        self._cache.discard(self._sizes[shard][0])
+        return self.read(shard, begin, size)
+
+    def close(self) -> None:
+        """Stop downloading; what has come is kept, and reading starts it again."""
+        self._stop.set()
+        with self._news:
+            self._news.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)  # it may be waiting for a server; then it ends on its own
+            self._thread = None
+
+    def _fetch(self, name: str, begin: int | None = None, end: int | None = None) -> bytes:
+        """Ask until there is an answer."""
+        until, pause = time.monotonic() + PATIENCE, 0.1
+        while True:
+            try:
+                block = self._files.cat_file(f"{self._root}/{name}", start=begin, end=end)
+                # A web server that knows no ranges sends the whole file.
+                return block if begin is None or end is None or len(block) <= end - begin else block[begin:end]
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{self.name}/{name} is not there") from error
+            except Exception as error:  # each protocol has errors of its own
+                if time.monotonic() + pause > until:
+                    raise ConnectionError(f"{self.name}/{name}: no answer for {PATIENCE:.0f} s ({error})") from error
+                if pause == 0.1:
+                    console.print(f"{self.name}/{name}: {error}; trying again for {PATIENCE:.0f} s", markup=False)
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+    def _want(self, shard: str) -> None:
+        """Have the shard downloaded in the background."""
+        with self._news:
+            if shard in self._wanted or time.monotonic() < self._not_now.get(shard, 0.0):
+                return
+            self._wanted.append(shard)
+            if self._thread is None:
+                self._stop.clear()
+                self._thread = threading.Thread(target=self._download_all, name="shards", daemon=True)
+                self._thread.start()
+            self._news.notify_all()
+
+    def _download_all(self) -> None:
+        while not self._stop.is_set():
+            with self._news:
+                if not self._wanted:
+                    self._news.wait()
+                    continue
+                shard = self._wanted[0]
+            pause = _ASK_AGAIN
+            try:
+                sha256, size = self._sizes[shard]
+                self._cache.download(sha256, size, lambda begin, end: self._fetch(shard, begin, end), self._stop)  # noqa: B023
+            except DamagedObject as error:
+                console.print(f"[red]{self.name}/{shard} is damaged:[/] {error}; its whole clips are still used")
+                pause = float("inf")
+            except OSError as error:  # whoever reads clips from this server will say so; a full disk nobody else will
+                console.print(f"{self.name}/{shard} cannot be cached: {error}", markup=False)
+            with self._news:
+                self._wanted.popleft()
+                self._not_now[shard] = time.monotonic() + pause
