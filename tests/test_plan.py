@@ -22,7 +22,7 @@ def _epoch(plan: Plan, epoch: int, world: int) -> list[int]:
     return clips
 
 
-@pytest.mark.parametrize("num_clips,batch", [(16, 8), (103, 16), (1000, 64)])
+@pytest.mark.parametrize(("num_clips", "batch"), [(16, 8), (103, 16), (1000, 64)])
 def test_same_global_order_at_any_number_of_ranks(num_clips: int, batch: int) -> None:
     alone = Plan(num_clips, batch, seed=3)
     for epoch in range(3):
@@ -49,7 +49,7 @@ def test_restart_at_every_step(world: int) -> None:
 @given(st.integers(1, 300), st.integers(1, 32), st.integers(0, 2**31), st.integers(0, 1000))
 def test_an_epoch_is_a_permutation_but_for_the_last_incomplete_batch(n: int, batch: int, seed: int, epoch: int) -> None:
     if n < batch:
-        with pytest.raises(ValueError, match="optim.batch"):
+        with pytest.raises(ValueError, match=r"optim\.batch"):
             Plan(n, batch, seed)
         return
     plan = Plan(n, batch, seed)
@@ -119,7 +119,7 @@ def test_weights(sizes: list[int], weights: list[float], seed: int) -> None:
 
 def test_weights_that_fit_nothing() -> None:
     for weights in ([1.0], [0.0, 0.0], [1.0, -1.0]):
-        with pytest.raises(ValueError, match="data.weights"):
+        with pytest.raises(ValueError, match=r"data\.weights"):
             Plan(np.arange(8), 2, 0, np.arange(8) // 4, weights)
 
 
@@ -153,7 +153,8 @@ def test_labels_per_class() -> None:
     labels = np.random.default_rng(0).integers(-1, 6, 200)
     few = select_clips(labels, seed=1, labels_per_class=5)
     np.testing.assert_array_equal(np.bincount(labels[few], minlength=6), 5)
-    assert (labels[few] >= 0).all() and (np.diff(few) > 0).all()
+    assert (labels[few] >= 0).all()
+    assert (np.diff(few) > 0).all()
     assert set(few) < set(select_clips(labels, seed=1, labels_per_class=9))
     assert set(few) != set(select_clips(labels, seed=2, labels_per_class=5))
     scarce = select_clips(labels, seed=1, labels_per_class=1000)
@@ -162,7 +163,7 @@ def test_labels_per_class() -> None:
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
 def test_impossible_share(share: float) -> None:
-    with pytest.raises(ValueError, match="data.share"):
+    with pytest.raises(ValueError, match=r"data\.share"):
         select_clips(np.zeros(5, int), 0, share)
 
 

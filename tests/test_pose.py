@@ -131,7 +131,7 @@ def test_flipping_twice_changes_nothing_and_equals_mirroring_the_video() -> None
 
 
 def test_rotation_turns_differences_within_any_group() -> None:
-    """A whole image turned about any point, normalised by the same square, differs within a group by that turn alone."""
+    """An image turned about any point, normalised by the same square, differs within a group by that turn alone."""
     points, angle = _person(), np.float32(0.15)
     plain, turned = _view(points), _view(points, rotation_VB=np.array([[angle]]))
     for group in SLICES.values():
@@ -155,7 +155,7 @@ def test_stand_ins_for_reference_points() -> None:
     assert (_view(lost)[5:, hand] == 0).all()
 
 
-@pytest.mark.parametrize("confident,zero", [(3, True), (4, False)])
+@pytest.mark.parametrize(("confident", "zero"), [(3, True), (4, False)])
 def test_too_few_body_points(confident: int, zero: bool) -> None:
     points = _person()
     points[:, _BODY, 2] = 0.2
@@ -179,7 +179,7 @@ def test_hidden_joints_are_zero_and_the_others_untouched() -> None:
 
 
 def test_rgb_and_pose_views_show_the_same_signer() -> None:
-    """Body joints, mapped onto the RGB view's pixels, are the pose view up to one scale and shift: same side is left."""
+    """Body joints mapped onto the RGB view are the pose view up to one scale and shift: the same side is left."""
     points = _person(40)
     sizes = np.array([(256, 256)])
     cfg = ViewConfig(rotation=0, scale=(1, 1), masked_joints=0, rgb_frames=64, ratio=(1, 1))

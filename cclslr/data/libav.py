@@ -1,4 +1,4 @@
-"""Chosen frames of a packed video through libavcodec, in threads; PyAV lets go of the GIL while it decodes."""
+"""Chosen frames of a packed clip on a CPU thread: libavcodec for video, Pillow for JPEG; both let go of the GIL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 
 import av
 import numpy as np
+from PIL import Image
 
 from cclslr.data.backend import EncodedClip
 from cclslr.shards.format import BadClip
@@ -19,20 +20,32 @@ def decode_frames(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
     Raises:
         BadClip: the video does not decode, or ends too early.
     """
-    if clip.codec == "jpeg":
-        data, format_ = clip.video[: clip.frame_offsets[wanted[-1] + 1]], "mjpeg"
-    else:
-        data, format_ = clip.video, None
-    frames: list[np.ndarray] = []
     try:
-        with av.open(io.BytesIO(data), "r", format=format_) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1  # clips are decoded side by side instead
-            for number, frame in enumerate(container.decode(stream)):
-                if number == wanted[len(frames)]:
-                    frames.append(frame.to_ndarray(format="rgb24"))
-                    if len(frames) == len(wanted):
-                        return frames
-    except (av.FFmpegError, IndexError) as error:
+        frames = _decode_jpeg(clip, wanted) if clip.codec == "jpeg" else _decode_video(clip, wanted)
+    except (av.FFmpegError, OSError, IndexError, SyntaxError) as error:
         raise BadClip(f"{clip.name}: {clip.codec} does not decode: {error}") from error
-    raise BadClip(f"{clip.name}: the video ends before frame {wanted[len(frames)]} of {clip.num_frames}")
+    if len(frames) < len(wanted):
+        raise BadClip(f"{clip.name}: the video ends before frame {wanted[len(frames)]} of {clip.num_frames}")
+    return frames
+
+
+def _decode_jpeg(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
+    frames = []
+    for number in wanted:
+        data = clip.video[clip.frame_offsets[number] : clip.frame_offsets[number + 1]]
+        with Image.open(io.BytesIO(data)) as image:
+            frames.append(np.asarray(image.convert("RGB")))
+    return frames
+
+
+def _decode_video(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
+    frames: list[np.ndarray] = []
+    with av.open(io.BytesIO(clip.video), "r") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # clips are decoded side by side instead
+        for number, frame in enumerate(container.decode(stream)):
+            if number == wanted[len(frames)]:
+                frames.append(frame.to_ndarray(format="rgb24"))
+                if len(frames) == len(wanted):
+                    break
+    return frames

@@ -9,6 +9,7 @@ ends them.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
+from cclslr.data.jpeg import bad_frame
 from cclslr.data.libav import decode_frames
 from cclslr.shards.format import MASK_SIZE, BadClip
 
@@ -35,7 +37,18 @@ class _Job:
     clips: Sequence[EncodedClip]
     params: ViewParams
     decoding: list[Future[list[np.ndarray]]] = field(default_factory=list)
+    bad: dict[int, str] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
+
+    def faults(self) -> dict[int, str]:
+        """Why clips cannot be used, by position; waits for their decoding."""
+        raised = {b: future.exception() for b, future in enumerate(self.decoding)}
+        for b, error in raised.items():
+            if isinstance(error, BadClip):
+                self.bad[b] = str(error)
+            elif error is not None:
+                raise error
+        return self.bad
 
 
 class DaliBackend:
@@ -74,6 +87,7 @@ class DaliBackend:
             decode = "libav" if device == "cpu" and codec in ("h264", "hevc") else "dali"
         if decode == "dali" and device == "cpu" and codec in ("h264", "hevc"):
             raise ValueError(f"DALI decodes {codec} on a GPU only; set data.decode=libav or data.device=gpu")
+        self._reads_jpeg = decode == "dali" and codec == "jpeg"
         self._by_clip = decode == "dali" and codec != "jpeg"
         self._views = views
         self._frames = frames
@@ -103,20 +117,27 @@ class DaliBackend:
                 self._threads.submit(decode_frames, clip, np.unique(params.rgb_index_VBT[:, b]))
                 for b, clip in enumerate(clips)
             ]
+        if self._reads_jpeg:
+            for b, clip in enumerate(clips):
+                if reason := bad_frame(clip, np.unique(params.rgb_index_VBT[:, b])):
+                    job.bad[b] = reason
         self._waiting.append(job)
         self._start_ready()
 
     def result(self) -> Tensor:
         """See `RgbBackend.result`. The tensor is DALI's own memory."""
         if not self._running:
-            self._start(self._waiting.popleft())
-        job = self._running[0]
+            job = self._waiting.popleft()
+            if faults := job.faults():
+                self._drop()
+                raise BadVideo(faults)
+            self._start(job)
         assert self._pipeline is not None
         try:
             outputs = self._pipeline.outputs()
         except RuntimeError as error:
-            raise self._blame(job, error) from None
-        self._running.popleft()
+            raise self._blame(self._running.popleft(), error) from None
+        job = self._running.popleft()
         self._start_ready()
         if self._by_clip:
             return torch.stack([torch.from_dlpack(view.as_tensor()) for view in outputs])
@@ -131,23 +152,13 @@ class DaliBackend:
 
     def _start_ready(self) -> None:
         while self._waiting and all(future.done() for future in self._waiting[0].decoding):
-            if any(future.exception() for future in self._waiting[0].decoding):
+            if self._waiting[0].faults():
                 return  # reported when it is this batch's turn
             self._start(self._waiting.popleft())
 
     def _start(self, job: _Job) -> None:
         """Hand a batch to DALI."""
-        decoded = []
-        reasons: dict[int, str] = {}
-        for b, future in enumerate(job.decoding):
-            try:
-                decoded.append(future.result())
-            except BadClip as error:
-                reasons[b] = str(error)
-        if reasons:
-            self._drop()
-            raise BadVideo(reasons)
-        job.inputs = _clip_inputs(job) if self._by_clip else _frame_inputs(job, decoded)
+        job.inputs = _clip_inputs(job) if self._by_clip else _frame_inputs(job)
         if self._pipeline is None:
             self._pipeline = self._build()
             self._pipeline.build()
@@ -165,16 +176,22 @@ class DaliBackend:
         for b, clip in enumerate(job.clips):
             alone = _Job([clip], _only(job.params, b))
             try:
+                if self._threads is not None:
+                    alone.decoding = [job.decoding[b]]
                 self._start(alone)
                 assert self._pipeline is not None
+                self._running.popleft()
                 self._pipeline.outputs()
-                self._running.clear()
             except RuntimeError as cause:
                 self._drop()
                 reasons[b] = f"{clip.name}: {clip.codec} does not decode: {_last_line(cause)}"
         return BadVideo(reasons) if reasons else error
 
     def _drop(self) -> None:
+        if self._pipeline is not None:
+            for _ in self._running:  # DALI may still be reading the memory of these
+                with contextlib.suppress(RuntimeError):
+                    self._pipeline.outputs()
         self._pipeline = None
         for job in self._waiting:
             for future in job.decoding:
@@ -209,8 +226,9 @@ def _mask_scale(clips: Sequence[EncodedClip]) -> np.ndarray:
     return np.array([(MASK_SIZE / clip.height, MASK_SIZE / clip.width) for clip in clips], np.float32)
 
 
-def _frame_inputs(job: _Job, decoded: list[list[np.ndarray]]) -> dict[str, Any]:
+def _frame_inputs(job: _Job) -> dict[str, Any]:
     """One sample a frame, in the order view, clip, frame."""
+    decoded = [future.result() for future in job.decoding]
     params, clips = job.params, job.clips
     num_views, num_clips, num_frames = params.rgb_index_VBT.shape
     images: list[np.ndarray] = []
@@ -320,7 +338,8 @@ def _augment(images: Any, device: str, size: int, view: str, layout: str) -> Any
 @pipeline_def
 def _frame_graph(decode: bool, device: str, size: int) -> Any:
     if decode:
-        images = fn.decoders.image(_source("video"), device=_decoder(device))
+        # Chroma is interpolated as libjpeg does by default; without it colours differ by up to 20 at edges.
+        images = fn.decoders.image(_source("video"), device=_decoder(device), jpeg_fancy_upsampling=True)
     else:
         images = _source("video", device, layout="HWC")
     return _augment(images, device, size, view="", layout="HWC")

@@ -1,0 +1,167 @@
+"""DALI's views against the slow reference, for every codec and decoder; and what happens to clips that don't decode."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import numpy as np
+import pytest
+import rgb_reference as slow
+
+from cclslr.config import ViewConfig
+from cclslr.data.backend import BadVideo, EncodedClip
+from cclslr.data.batch import ViewParams
+from cclslr.data.rgb_dali import DaliBackend
+from cclslr.data.views import draw_views, eval_views
+
+SIZE, FRAMES = 40, 6
+CODECS = [("jpeg", "dali"), ("jpeg", "libav"), ("vp9", "dali"), ("vp9", "libav"), ("h264", "libav"), ("hevc", "libav")]
+CFG = ViewConfig(rgb_frames=FRAMES, pose_frames=FRAMES, size=SIZE, mask_alpha=0.5)
+
+
+@cache
+def _clips(codec: str, num: int = 4, sizes: tuple[tuple[int, int], ...] = ((96, 64), (64, 80))) -> list[EncodedClip]:
+    clips = []
+    for b in range(num):
+        frames = slow.smooth_frames(9 + b, *sizes[b % len(sizes)], seed=b)
+        masks = None if b == 3 else slow.checker_masks(frames, None)  # the last has none: it is shown whole
+        clips.append(slow.encoded(frames, codec, masks, name=f"clip {b}"))
+    return clips
+
+
+def _draw(clips: list[EncodedClip], epoch: int = 0, cfg: ViewConfig = CFG) -> ViewParams:
+    num_frames = np.array([clip.num_frames for clip in clips])
+    sizes = np.array([(clip.width, clip.height) for clip in clips])
+    return draw_views(cfg, 0, epoch, np.arange(len(clips)), num_frames, sizes)
+
+
+def _backend(codec: str, decode: str = "auto", clips: int = 4, **options: int) -> DaliBackend:
+    return DaliBackend(codec, SIZE, FRAMES, clips, decode=decode, **options)
+
+
+@pytest.mark.parametrize(("codec", "decode"), CODECS)
+def test_agrees_with_the_reference(codec: str, decode: str) -> None:
+    clips = _clips(codec)
+    backend = _backend(codec, decode)
+    try:
+        for epoch in range(1, 3):
+            params = _draw(clips, epoch)
+            assert params.masked_VB.any()
+            assert params.flip_VB.any()
+            assert not params.flip_VB.all()
+            backend.submit(clips, params)
+            rgb = backend.result().numpy()
+            expected = slow.views(clips, params, SIZE, exact=(codec, decode) == ("vp9", "dali"))
+            assert rgb.shape == (2, 4, FRAMES, SIZE, SIZE, 3)
+            assert rgb.dtype == np.uint8
+            difference = np.abs(rgb - expected)
+            assert difference.max() <= 2.7  # rounded to uint8 before the colour matrix, which has a gain, and after
+            assert difference.mean() < 0.6
+    finally:
+        backend.close()
+
+
+def test_masks_hide_exactly_what_the_reference_hides() -> None:
+    clips = _clips("jpeg")
+    params = dataclasses.replace(_draw(clips), masked_VB=np.ones((2, 4), bool))
+    params.colour_VB34[:] = 0
+    params.colour_VB34[..., 3] = 200  # everything is 200 but for the mask
+    backend = _backend("jpeg")
+    backend.submit(clips, params)
+    rgb = backend.result().numpy()
+    backend.close()
+    expected = slow.views(clips, params, SIZE)
+    assert set(np.unique(expected[:, :3])) == {0, 200}
+    assert (expected[:, 3] == 200).all()  # has no masks
+    assert (rgb != expected).mean() < 2e-4  # a view's pixel may fall on the border of two of the mask's
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "vp9", "h264"])
+def test_evaluation_view(codec: str) -> None:
+    clips = _clips(codec, num=2)
+    sizes = np.array([(clip.width, clip.height) for clip in clips])
+    params = eval_views(CFG, np.array([clip.num_frames for clip in clips]), sizes)
+    backend = _backend(codec, clips=3, views=1)  # the last batch may be smaller than the others
+    backend.submit(clips, params)
+    rgb = backend.result().numpy()
+    backend.close()
+    assert rgb.shape == (1, 2, FRAMES, SIZE, SIZE, 3)
+    assert np.abs(rgb - slow.views(clips, params, SIZE, exact=codec == "vp9")).max() <= 2.7
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "vp9", "h264"])
+def test_batches_in_flight_keep_their_order_and_their_memory(codec: str) -> None:
+    clips = _clips(codec)
+    draws = [_draw(clips, epoch) for epoch in range(6)]
+    alone = []
+    for params in draws:
+        backend = _backend(codec)
+        backend.submit(clips, params)
+        alone.append(backend.result().clone())
+        backend.close()
+    backend = _backend(codec, depth=3)
+    kept = []
+    for params in draws[:3]:
+        backend.submit(clips, params)
+    for i in range(6):
+        kept.append(backend.result())
+        if i + 3 < 6:
+            backend.submit(clips, draws[i + 3])
+    backend.close()
+    for mine, expected in zip(kept, alone, strict=True):  # none was overwritten by a later one
+        assert (mine == expected).all()
+
+
+@pytest.mark.parametrize(("codec", "decode"), CODECS)
+def test_clips_that_do_not_decode_are_named(codec: str, decode: str) -> None:
+    good = _clips(codec)
+    bad = list(good)
+    bad[1] = dataclasses.replace(good[1], video=bytes(len(good[1].video)))
+    bad[2] = dataclasses.replace(good[2], video=b"\xff" * len(good[2].video))
+    backend = _backend(codec, decode)
+    try:
+        backend.submit(bad, _draw(bad))
+        backend.submit(good, _draw(good))
+        with pytest.raises(BadVideo) as caught:
+            backend.result()
+        assert sorted(caught.value.reasons) == [1, 2]
+        assert "clip 1" in caught.value.reasons[1]
+        assert codec in caught.value.reasons[1]
+        backend.submit(good, _draw(good))  # all was dropped; it goes on
+        assert np.abs(backend.result().numpy() - slow.views(good, _draw(good), SIZE)).mean() < 4
+    finally:
+        backend.close()
+
+
+@pytest.mark.parametrize(("codec", "decode"), [("vp9", "dali"), ("h264", "libav")])
+def test_a_video_that_is_shorter_than_its_index_says(codec: str, decode: str) -> None:
+    clips = _clips(codec, num=2)
+    longer = [clips[0], dataclasses.replace(clips[1], num_frames=30)]
+    backend = _backend(codec, decode)
+    backend.submit(longer, _draw(longer))
+    with pytest.raises(BadVideo) as caught:
+        backend.result()
+    backend.close()
+    assert list(caught.value.reasons) == [1]
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_no_decoder_on_the_cpu(codec: str) -> None:
+    with pytest.raises(ValueError, match=r"data\.decode=libav"):
+        _backend(codec, decode="dali")
+
+
+def test_on_a_gpu() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    for codec in ("jpeg", "vp9", "h264", "hevc"):
+        clips = _clips(codec, sizes=((192, 160),))
+        params = _draw(clips)
+        backend = _backend(codec, device="gpu")
+        backend.submit(clips, params)
+        difference = np.abs(backend.result().cpu().numpy() - slow.views(clips, params, SIZE))
+        backend.close()
+        assert difference.max() <= 12
+        assert difference.mean() < 1.5
