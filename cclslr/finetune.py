@@ -110,6 +110,7 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
                 "best": best,
                 "classes": shards.classes,
                 "config": to_dict(cfg),
+                "packing": {name: shards.info[name] for name in ("codec", "size", "crop", "quality")},
             }
             checkpoint.save(run_dir / name, state)
 

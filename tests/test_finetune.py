@@ -1,0 +1,99 @@
+"""Fine-tuning, evaluation and prediction as programs, on one rank and on two."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from runs import TINY, TINY_PRETRAIN, finish, start, tiny_shards
+
+from cclslr.datasets.synthetic import SynthOptions, manifest
+from cclslr.files import read_json
+
+METRICS = {"per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, Path]:
+    """Shards, and the run that fine-tuned a pre-trained checkpoint on them."""
+    folder = tmp_path_factory.mktemp("finetune")
+    shards = tiny_shards(folder / "tiny", per_class=(8, 2, 3))
+    finish(start("cclslr.train", *TINY_PRETRAIN, f"data.shards=[{shards}]", f"run.dir={folder}/pre", "run.max_steps=2"))
+    arguments = [*TINY, f"data.shards=[{shards}]", f"pretrained={folder}/pre/last.pt", "optim.epochs=2"]
+    finish(start("cclslr.finetune", *arguments, f"run.dir={folder}/fine", "report=best_val", "data.labels_per_class=4"))
+    return shards, folder / "fine"
+
+
+def test_scores_and_predictions_are_written(trained):
+    _, run = trained
+    report = read_json(run / "test.json")
+    assert report["clips"] == 12
+    assert set(report["scores"]) == {"rgb", "pose", "fused"}
+    assert all(set(score) == METRICS for score in report["scores"].values())
+    rows = list(csv.DictReader((run / "test_predictions.csv").open()))
+    assert len({row["key"] for row in rows}) == 12
+    for branch, score in report["scores"].items():
+        right = [row[f"{branch}_top1"] == row["label"] for row in rows]
+        assert score["per_instance_top1"] == pytest.approx(100 * np.mean(right), abs=1e-3)
+        assert all(row[f"{branch}_top5"].split()[0] == row[f"{branch}_top1"] for row in rows)
+
+
+def test_two_ranks_evaluate_each_clip_once_and_alike(trained, tmp_path):
+    _, run = trained
+    for ranks in (1, 2):
+        finish(start("cclslr.evaluate", str(run / "best.pt"), "--out", str(tmp_path / str(ranks)), ranks=ranks))
+    one, two = (read_json(tmp_path / ranks / "test.json") for ranks in ("1", "2"))
+    assert one == two
+    assert one["scores"] == read_json(run / "test.json")["scores"]
+    assert (tmp_path / "1/test_predictions.csv").read_text() == (tmp_path / "2/test_predictions.csv").read_text()
+
+
+def test_linear_probe_on_two_ranks(trained, tmp_path):
+    shards, run = trained
+    arguments = [*TINY, f"data.shards=[{shards}]", f"pretrained={run.parent}/pre/last.pt", "linear_probe=true"]
+    finish(
+        start(
+            "cclslr.finetune", *arguments, f"run.dir={tmp_path}", "optim.epochs=1", "model.modalities=[pose]", ranks=2
+        )
+    )
+    assert set(read_json(tmp_path / "test.json")["scores"]) == {"pose"}
+
+
+def test_prediction_from_a_video_file(trained, tmp_path):
+    _, run = trained
+    clip = manifest(SynthOptions(classes=4, size=48, frames=(12, 12)))[0].source.load()
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 48
+        for frame in clip.frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    np.save(tmp_path / "clip.npy", clip.keypoints_TKC)
+    arguments = [str(run / "last.pt"), str(tmp_path / "clip.mp4"), "--pose", str(tmp_path / "clip.npy")]
+    output = finish(start("cclslr.predict", *arguments))
+    classes = read_json(run / "test.json")["classes"]
+    assert all(gloss[:6] in output for gloss in classes)
+
+    np.save(tmp_path / "clip.npy", clip.keypoints_TKC[:5])
+    process = start("cclslr.predict", *arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "clip.mp4" in " ".join(output.split())
+    assert "Traceback" not in output
+
+
+def test_mistakes_end_with_one_line(trained, tmp_path):
+    _, run = trained
+    for arguments, message in (
+        ([str(run.parent / "pre" / "last.pt")], "no fine-tuned checkpoint"),
+        ([str(tmp_path / "none.pt")], "no such file"),
+        ([str(run / "last.pt"), "--split", "val", "--shards", str(tmp_path)], str(tmp_path)),
+    ):
+        process = start("cclslr.evaluate", *arguments)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 2, output
+        assert message in "".join(output.split("\n"))
+        assert "Traceback" not in output
