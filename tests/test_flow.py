@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cclslr.masking.advflow import import_advflow
-from cclslr.masking.flow import Flow, FlowCard, flow_config, load_flow, save_flow, weights_hash
+from cclslr.masking.architecture import flow_config
+from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow, weights_hash
 from cclslr.masking.training import TrainOptions, learning_rate, measure, train_flow
 from cclslr.training.distributed import Ranks
 

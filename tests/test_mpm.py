@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cclslr.masking.flow import Flow, FlowCard, flow_config
+from cclslr.masking.architecture import flow_config
+from cclslr.masking.flow import Flow, FlowCard
 from cclslr.masking.mpm import (
     MpmOptions,
     decode_zero,

@@ -15,7 +15,8 @@ from torch import Tensor
 from cclslr.console import console, progress_bar, run_tool
 from cclslr.files import atomic_write
 from cclslr.masking.advflow import import_advflow
-from cclslr.masking.flow import PRESETS, SIZES, Flow, FlowCard, flow_config, save_flow
+from cclslr.masking.architecture import PRESETS, SIZES, flow_config
+from cclslr.masking.flow import Flow, FlowCard, save_flow
 from cclslr.masking.frames import draw_frames, held_out
 from cclslr.masking.mpm import to_unit
 from cclslr.masking.training import CALIBRATED, FlowQuality, TrainOptions, measure, train_flow

@@ -1,7 +1,7 @@
 """Imports the checkpoints that AdvFlow published for its flow.
 
 They were written with FrEIA before 2021 and differ from a flow built with today's in these points, all met here or in
-cclslr/masking/flow.py:
+cclslr/masking/architecture.py:
 
 - `{"net": state_dict}`; modules are `module_list.<i>`, numbered with the input node as 0;
 - a coupling's subnets are `s1` and `s2` (now `subnet1`, `subnet2`), their layers `conv1..3` or `fc1, fc2, fc2b, fc3`;
@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cclslr.masking.flow import Flow, FlowCard, flow_config
+from cclslr.masking.architecture import flow_config
+from cclslr.masking.flow import Flow, FlowCard
 
 _SUBNET = re.compile(r"module_list\.(\d+)\.(s[12])\.(\w+)\.(weight|bias)")
 _MIXING = re.compile(r"module_list\.(\d+)\.(M|M_inv|logDetM)")
