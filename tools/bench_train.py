@@ -59,7 +59,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tricks", metavar="NAMES", help=f"what each trick is worth: 'all' or some of {names}")
     parser.add_argument("--sweep", action="store_true", help="find micro-batch, placement, workers and prefetch")
     parser.add_argument("--ranks", metavar="N,N,…", help="repeat under torchrun with so many ranks; prints the scaling")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a profiler trace of five steps")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a profiler trace of a few steps")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     args = parser.parse_intermixed_args(argv)
     if args.repeats < 3:
@@ -125,10 +125,10 @@ def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Ranks) -> dict[
 
 
 def trace(path: Path, step: Any, batch: Batch, cfg: PretrainConfig, mine: Ranks) -> None:
-    """Profile five steps of a run, or of the replay where there is no data; rank 0 writes the file."""
+    """Profile a few steps of a run, or of the replay where there is no data; rank 0 writes the file."""
     with torch.profiler.profile() as profiler:
         mode = pretrain.Supply(cfg, mine, step) if cfg.data.shards else pretrain.Replay(lambda n: step(batch, n), mine)
-        mode.block(2, 5)
+        mode.block(1, 2)
     if mine.main:
         path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))

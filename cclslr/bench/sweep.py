@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,7 +56,7 @@ def loader_settings(
             ("ffcv", "auto", "cpu"),
         )
     ]
-    cores = max(1, torch.get_num_threads() // ranks.world)
+    cores = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     counts = sorted({max(1, cores // 2), cores, 2 * cores})
     rounds: list[Iterable[tuple[str, ...]]] = [
         placements,
