@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5")
 
 # What `quick` changes: enough to show that every stage works, too little to learn much.
-QUICK_DATA = ["--clips-per-class", "6", "2", "3"]
+DATA = ["--size", "80", "--frames", "24", "36", "--classes", "12", "--signers", "16", "0", "8"]
+FULL_DATA = ["--clips-per-class", "40", "0", "30"]
+QUICK_DATA = ["--clips-per-class", "8", "0", "3"]
 QUICK_PRETRAIN = ["optim.epochs=3"]
 QUICK_FINETUNE = ["optim.epochs=4"]
 
@@ -83,11 +85,14 @@ def result_table(result: dict[str, Any]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("full", "quick"), default="full", help="quick: a smoke test of two minutes")
+    parser.add_argument(
+        "--size", choices=("full", "quick"), default="full", help="quick: a smoke test of a few minutes"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the data, the training and the choice of labels")
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of the results")
     parser.add_argument("--shards", type=Path, default=Path("shards/demo"), help="folder of the data set")
-    args = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for pre-training, e.g. views.mask_alpha=0")
+    args = parser.parse_intermixed_args()
     quick = args.size == "quick"
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     for old in (args.run, args.shards):
@@ -98,14 +103,14 @@ def main() -> None:
     stages = {
         "pack": stage(
             "Pack a data set of rendered signers, with motion-preserving masks",
-            "tools/make_shards.py", "synthetic", "--out", str(args.shards), "--seed", seed, "--size", "96",
-            "--frames", "32", "48", "--masks", *(QUICK_DATA if quick else []),
+            "tools/make_shards.py", "synthetic", "--out", str(args.shards), "--seed", seed, "--codec", "jpeg",
+            "--workers", str(os.cpu_count() or 1), "--masks", *DATA, *(QUICK_DATA if quick else FULL_DATA),
         ),
         "check": stage("Check it", "tools/check_shards.py", str(args.shards)),
         "pretrain": stage(
             "Pre-train both branches without labels", "-m", "cclslr.train", "--config", "configs/demo_pretrain.yaml",
             f"data.shards=[{args.shards}]", f"run.dir={args.run}/pretrain", f"run.seed={seed}",
-            *(QUICK_PRETRAIN if quick else []),
+            *(QUICK_PRETRAIN if quick else []), *args.overrides,
         ),
     }  # fmt: skip
     for start, checkpoint in (("pretrained", f"{args.run}/pretrain/last.pt"), ("scratch", "null")):
@@ -115,8 +120,9 @@ def main() -> None:
             f"run.seed={seed}", *(QUICK_FINETUNE if quick else []),
         )  # fmt: skip
     stages["picture"] = stage(
-        "Draw the views", "-m", "cclslr.data.contact", str(args.shards), "--out", str(args.run / "views.png")
-    )
+        "Draw the views", "tools/contact_sheet.py", str(args.shards), "--config", "configs/demo_pretrain.yaml",
+        "--out", str(args.run / "views.png"), "views.size=128",
+    )  # fmt: skip
     result = summary(ROOT / args.run, time.perf_counter() - began, stages)
     write_json(ROOT / args.run / "summary.json", result)
     console.print(result_table(result))
