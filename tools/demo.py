@@ -37,7 +37,7 @@ QUICK_FINETUNE = ["optim.epochs=4"]
 def stage(title: str, *command: str) -> float:
     """Run one command of this project; its wall time in seconds."""
     console.rule(title)
-    console.print(f"[dim]$ python {shlex.join(command)}[/]", soft_wrap=True)
+    console.print(f"$ python {shlex.join(command)}", style="dim", markup=False, soft_wrap=True)
     began = time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
     return time.perf_counter() - began
