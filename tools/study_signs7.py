@@ -4,7 +4,7 @@ For each seed, 15 sequences of each sign are held out for the test; the pose bra
 without labels, then fine-tuned with 5 labelled sequences of each sign, and compared with the same network from scratch
 and with a logistic regression on the standardised raw coordinates of every third frame.
 
-    python tools/study_signs7.py ../shared/real/keypoints/signs7_mediapipe.npz --seeds 5 --out docs/results/signs7
+    python tools/study_signs7.py ../shared/real/keypoints/signs7_mediapipe.npz --out docs/results/signs7
 """
 
 from __future__ import annotations
@@ -111,20 +111,22 @@ def one_seed(path: Path, seed: int, folder: Path, overrides: list[str]) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="npz with X (210, 30, 258), y and classes")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="default 1 to 5")
     parser.add_argument("--out", type=Path, default=Path("docs/results/signs7"), help="folder of the table")
     parser.add_argument("--runs", type=Path, default=Path("runs/signs7"), help="folder of the runs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for both training programs")
     args = parser.parse_intermixed_args()
     results = []
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         results.append({"seed": seed} | one_seed(args.file, seed, args.runs / f"seed{seed}", args.overrides))
         console.print(results[-1])
     with atomic_write(args.out / "signs7.csv", "w") as file:
         writer = csv.DictWriter(file, results[0])
         writer.writeheader()
         writer.writerows(results)
-    table = Table("start", "top-1, mean", "standard deviation", title=f"7 signs, 5 labels each, {args.seeds} seeds")
+    table = Table(
+        "start", "top-1, mean", "standard deviation", title=f"7 signs, 5 labels each, {len(args.seeds)} seeds"
+    )
     for name in list(results[0])[1:]:
         values = [result[name] for result in results]
         table.add_row(name, f"{np.mean(values):.1f}", f"{np.std(values, ddof=1) if len(values) > 1 else 0:.1f}")

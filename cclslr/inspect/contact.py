@@ -100,9 +100,11 @@ def _skeleton(axis: plt.Axes, xy_J2: np.ndarray, found_J: np.ndarray) -> None:
 
 def _pose_view(axis: plt.Axes, pose_JC: np.ndarray) -> None:
     xy_J2 = pose_JC[:, :2].astype(np.float64)
+    found_J = pose_JC[:, 2] > 0
     for group, origin in ORIGIN.items():
         xy_J2[SLICES[group]] += xy_J2[origin]
-    _skeleton(axis, xy_J2, pose_JC[:, 2] > 0)
+        found_J[SLICES[group]] &= found_J[origin]  # nothing says where it would be
+    _skeleton(axis, xy_J2, found_J)
     axis.set_xlim(-1.3, 1.3)
     axis.set_ylim(1.3, -1.3)
     axis.set_aspect("equal")

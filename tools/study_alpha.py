@@ -1,0 +1,68 @@
+"""What motion-preserving masking does: pre-train with other values of α on the data of the demo's study.
+
+    python tools/study_demo.py --seeds 3                      # first: packs the data, and is the study of α = 0.2
+    python tools/study_alpha.py --seeds 3 --alphas 0 1 --out docs/results/masking
+
+Backgrounds differ between signers, and test signers are new: an RGB branch that looks at the background pays for it.
+Writes alpha.csv: a row for each seed, α and branch. A run whose test.json is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from cclslr.console import console, run_tool
+from cclslr.files import atomic_write, read_json
+
+DEMO_ALPHA = 0.2
+
+
+def one_run(alpha: float, seed: int, shards: Path, run: Path) -> None:
+    """Pre-train and fine-tune as the demo does, with another α."""
+    common = [f"data.shards=[{shards}]", f"run.seed={seed}"]
+    for module, config, more in (
+        ("cclslr.train", "configs/demo_pretrain.yaml", [f"run.dir={run}/pretrain", f"views.mask_alpha={alpha}"]),
+        ("cclslr.finetune", "configs/demo_finetune.yaml", [f"run.dir={run}", f"pretrained={run}/pretrain/last.pt"]),
+    ):
+        subprocess.run([sys.executable, "-m", module, "--config", config, *common, *more], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 1.0])
+    parser.add_argument("--demos", type=Path, default=Path("runs/study_demo"), help="runs of tools/study_demo.py")
+    parser.add_argument("--runs", type=Path, default=Path("runs/study_alpha"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/masking"), help="folder of the table")
+    args = parser.parse_args()
+    rows = []
+    for seed in range(args.seeds):
+        for alpha in sorted({DEMO_ALPHA, *args.alphas}):
+            run = args.demos / f"seed{seed}/pretrained" if alpha == DEMO_ALPHA else args.runs / f"seed{seed}_{alpha}"
+            if not (run / "test.json").exists():
+                if alpha == DEMO_ALPHA:
+                    raise ValueError(f"{run} is missing; run first: python tools/study_demo.py --seeds {args.seeds}")
+                one_run(alpha, seed, Path(f"shards/study_demo{seed}"), run)
+            for branch, score in read_json(run / "test.json")["scores"].items():
+                rows.append({"seed": seed, "alpha": alpha, "branch": branch} | score)
+    with atomic_write(args.out / "alpha.csv", "w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    table = Table("α", "branch", "top-1, mean", "each seed", title="fine-tuned top-1 in percent")
+    for alpha in sorted({row["alpha"] for row in rows}):
+        for branch in dict.fromkeys(row["branch"] for row in rows):
+            values = [r["per_instance_top1"] for r in rows if (r["alpha"], r["branch"]) == (alpha, branch)]
+            table.add_row(f"{alpha}", branch, f"{np.mean(values):.1f}", "  ".join(f"{value:.1f}" for value in values))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    run_tool(main)
