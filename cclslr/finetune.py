@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
 from cclslr.config import FinetuneConfig, to_dict
@@ -80,7 +81,7 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
         classifier.load_pretrained(checkpoint.load(cfg.pretrained)["query"])
     classifier.to(ranks.device)
     if "rgb" in cfg.model.modalities:
-        classifier.encoder["rgb"].to(memory_format=torch.channels_last_3d)
+        convert_conv3d_weight_memory_format(classifier.encoder["rgb"], torch.channels_last_3d)
     if cfg.run.compile:
         classifier.compile()
     classifier_ddp = distribute(classifier, ranks, cfg.run)

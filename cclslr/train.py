@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
 from cclslr.config import PretrainConfig, to_dict
@@ -69,7 +70,7 @@ def build_learner(cfg: PretrainConfig, ranks: Ranks) -> Learner:
     torch.manual_seed(cfg.run.seed)
     query = Branches(cfg.model).to(ranks.device)
     if "rgb" in cfg.model.modalities:
-        query.branch["rgb"].to(memory_format=torch.channels_last_3d)
+        convert_conv3d_weight_memory_format(query.branch["rgb"], torch.channels_last_3d)
     key = key_copy(query)
     banks = MemoryBanks(query, cfg.model, cfg.objective.bank_size).to(ranks.device)
     if cfg.run.compile:

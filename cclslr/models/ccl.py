@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from cclslr.config import ModelConfig
 from cclslr.models.pose import PoseEncoder
-from cclslr.models.r3d import build_rgb
+from cclslr.models.r3d import R3D, build_rgb
 
 ByModality = dict[str, Tensor]
 
 
-def build_encoder(modality: str, cfg: ModelConfig) -> nn.Module:
+def build_encoder(modality: str, cfg: ModelConfig) -> R3D | PoseEncoder:
     """The encoder of one modality; its `dim` is the size of the feature g."""
     return build_rgb(cfg.rgb, cfg.rgb_weights) if modality == "rgb" else PoseEncoder(cfg)
 
@@ -29,7 +29,7 @@ class Branch(nn.Module):
     def __init__(self, modality: str, cfg: ModelConfig) -> None:
         super().__init__()
         self.encoder = build_encoder(modality, cfg)
-        dim = self.encoder.dim
+        self.dim = dim = self.encoder.dim
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, cfg.embedding))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,9 @@ class Branches(nn.Module):
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
-        self.branch = nn.ModuleDict({m: Branch(m, cfg) for m in cfg.modalities})
+        branches = {m: Branch(m, cfg) for m in cfg.modalities}
+        self.branch = nn.ModuleDict(branches)
+        self.dims = {m: branch.dim for m, branch in branches.items()}  # of g
 
     def forward(self, views: ByModality) -> tuple[ByModality, ByModality]:
         """Views by modality → (g, f) by modality."""
@@ -67,12 +69,14 @@ class MemoryBanks(nn.Module):
     Buffers: `f_<m>` (N, embedding) and `g_<m>` (N, D) float32, `clip_ids` (N,) int64, -1 in a slot never filled.
     """
 
+    clip_ids: Tensor
+
     def __init__(self, query: Branches, cfg: ModelConfig, size: int) -> None:
         super().__init__()
         self.modalities = list(cfg.modalities)
         for m in self.modalities:
             self.register_buffer(f"f_{m}", torch.zeros(size, cfg.embedding))
-            self.register_buffer(f"g_{m}", torch.zeros(size, query.branch[m].encoder.dim))
+            self.register_buffer(f"g_{m}", torch.zeros(size, query.dims[m]))
         self.register_buffer("clip_ids", torch.full((size,), -1))
         self.size = size
         self.enqueued = 0  # on the host: moving the queue's head needs no device synchronisation

@@ -18,8 +18,9 @@ class Classifier(nn.Module):
 
     def __init__(self, cfg: ModelConfig, classes: int, linear_probe: bool = False) -> None:
         super().__init__()
-        self.encoder = nn.ModuleDict({m: build_encoder(m, cfg) for m in cfg.modalities})
-        self.fc = nn.ModuleDict({m: nn.Linear(self.encoder[m].dim, classes) for m in cfg.modalities})
+        encoders = {m: build_encoder(m, cfg) for m in cfg.modalities}
+        self.encoder = nn.ModuleDict(encoders)
+        self.fc = nn.ModuleDict({m: nn.Linear(encoder.dim, classes) for m, encoder in encoders.items()})
         self.linear_probe = linear_probe
         self.encoder.requires_grad_(not linear_probe)
 
