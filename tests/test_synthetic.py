@@ -151,7 +151,7 @@ def test_keypoints_lie_on_what_is_drawn():
 
 @pytest.mark.parametrize("label", [2, 4, 6, 12])
 def test_bones_keep_their_length(label):
-    clip = SynthClip(SMALL, index=label, label=label, signer_id=0)
+    clip = SynthClip(dataclasses.replace(SMALL, classes=20), index=label, label=label, signer_id=0)
     points = skeleton(clip.performance(), clip.signer)
     for first in (0, 1):
         hand = points[:, HANDS[first]]
@@ -184,6 +184,12 @@ def test_every_class_is_its_own_and_twins_differ_by_one_cue():
         assert one[:5] == other[:5]
     assert {sign(label).differs for label in range(1, 12, 2)} == {"handshape", "mouth", "fine"}
     assert len({sign(label).gloss for label in range(20)}) == 20
+    assert SynthOptions(classes=6, twins=2).signs == (0, 1, 2, 3, 4, 6)
+    assert SynthOptions(classes=5).signs == (0, 1, 2, 3, 4)
+    assert [row.source.sign.differs for row in manifest(SynthOptions(classes=4, twins=0))][-1] == "plain"
+    for wrong in ({"classes": 3, "twins": 2}, {"classes": MAX_CLASSES, "twins": 0}):
+        with pytest.raises(ValueError, match="twins"):
+            SynthOptions(**wrong)
     for label in (-1, MAX_CLASSES):
         with pytest.raises(ValueError, match="classes"):
             sign(label)

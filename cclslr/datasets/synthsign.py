@@ -19,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     three = ("TRAIN", "VAL", "TEST")
     parser.add_argument("--classes", type=int, default=default.classes, help=f"default {default.classes}")
     parser.add_argument(
+        "--twins", type=int, metavar="PAIRS",
+        help="pairs of classes that differ by handshape, mouth or a fine movement alone (default: all classes)",
+    )  # fmt: skip
+    parser.add_argument(
         "--clips-per-class", type=int, nargs=3, metavar=three, default=default.clips_per_class,
         help=f"default {' '.join(map(str, default.clips_per_class))}",
     )  # fmt: skip
@@ -43,6 +47,7 @@ def load(args: argparse.Namespace) -> Import:
     """
     options = SynthOptions(
         classes=args.classes,
+        twins=args.twins,
         clips_per_class=tuple(args.clips_per_class),
         signers=tuple(args.signers),
         size=args.size,
@@ -54,4 +59,4 @@ def load(args: argparse.Namespace) -> Import:
         assert row.label is not None
         ledger.count(row.split, row.label)
         ledger.rows.append(row)
-    return ledger.finish(len(ledger.rows), [sign(label).gloss for label in range(options.classes)])
+    return ledger.finish(len(ledger.rows), [sign(number).gloss for number in options.signs])

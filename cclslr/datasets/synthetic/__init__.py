@@ -27,6 +27,7 @@ class SynthOptions:
     """What the data set is made of."""
 
     classes: int = 20
+    twins: int | None = None  # pairs among the classes that differ by one cue; None: all of them are in such pairs
     clips_per_class: tuple[int, int, int] = (20, 5, 10)  # of the train, val and test splits
     signers: tuple[int, int, int] = (12, 4, 8)  # of the train, val and test splits; no signer is in two of them
     size: int = 128  # pixels, both sides
@@ -40,12 +41,25 @@ class SynthOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= MAX_CLASSES:
             raise ValueError(f"classes is {self.classes}; choose 1 to {MAX_CLASSES}")
+        if self.twins is not None and not 0 <= 2 * self.twins <= self.classes:
+            raise ValueError(
+                f"twins is {self.twins}; choose 0 to {self.classes // 2} pairs among {self.classes} classes"
+            )
+        if self.signs[-1] >= MAX_CLASSES:
+            raise ValueError(f"{self.classes} classes with {self.twins} twins need more than {MAX_CLASSES} signs")
         if min(self.clips_per_class) < 0 or any(c and not s for c, s in zip(self.clips_per_class, self.signers)):
             raise ValueError(f"clips_per_class is {self.clips_per_class}, signers {self.signers}; clips need signers")
         if not 8 <= self.frames[0] <= self.frames[1]:
             raise ValueError(f"frames is {self.frames}; choose 8 <= shortest <= longest")
         if self.size < 32:
             raise ValueError(f"size is {self.size}; choose at least 32 pixels")
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """The sign of each label: families in order, the first `twins` of them with both of their signs."""
+        twins = (self.classes + 1) // 2 if self.twins is None else self.twins
+        numbers = [2 * family + twin for family in range(self.classes) for twin in range(2 if family < twins else 1)]
+        return tuple(numbers[: self.classes])
 
 
 def manifest(options: SynthOptions) -> list[ManifestRow]:
@@ -59,7 +73,7 @@ def manifest(options: SynthOptions) -> list[ManifestRow]:
                 index = len(rows)
                 source = SynthClip(options, index, label, first + int(cast[take % len(cast)]))
                 rows.append(
-                    ManifestRow(f"synth-{options.seed}-{index:06d}", source, label, sign(label).gloss, SPLITS[split],
+                    ManifestRow(f"synth-{options.seed}-{index:06d}", source, label, source.sign.gloss, SPLITS[split],
                                 f"s{source.signer_id:03d}")
                 )  # fmt: skip
     return rows
@@ -81,7 +95,7 @@ class SynthClip:
     @property
     def sign(self) -> Sign:
         """What is signed."""
-        return sign(self.label)
+        return sign(self.options.signs[self.label])
 
     @property
     def signer(self) -> Signer:
