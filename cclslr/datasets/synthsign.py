@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames", type=int, nargs=2, metavar=("SHORTEST", "LONGEST"), default=default.frames,
         help=f"default {' '.join(map(str, default.frames))}",
     )  # fmt: skip
+    parser.add_argument("--noise", type=float, default=1.0, help="factor on the errors of the keypoints (default 1)")
+    parser.add_argument(
+        "--drop-out", type=float, default=1.0, help="factor on the rate at which the estimator loses a hand (default 1)"
+    )
     parser.add_argument("--seed", type=int, default=default.seed, help=f"default {default.seed}")
     # It is rendered as large as it is packed: no crop to make, nothing to enlarge.
     parser.set_defaults(crop="none", size=default.size)
@@ -53,6 +57,8 @@ def load(args: argparse.Namespace) -> Import:
         size=args.size,
         frames=tuple(args.frames),
         seed=args.seed,
+        noise=args.noise,
+        drop_out=args.drop_out,
     )
     ledger = Ledger(conventions={"seed": str(options.seed), "signers": "disjoint between the splits"})
     for row in manifest(options):
