@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from cclslr.shards import video
 from cclslr.shards.format import MASK_SIZE, Component, IndexRow, ManifestRow, RawClip
 from cclslr.shards.index import read_index, write_index
 from cclslr.shards.pack import PackOptions, finish, pack
-from cclslr.shards.reader import BadClip, ShardSet, decode_masks, encode_masks
+from cclslr.shards.reader import BadClip, ShardSet, decode_masks, decode_pose, encode_masks
 from cclslr.shards.writer import PackedClip, open_shard
 
 
@@ -238,3 +239,16 @@ def test_a_shard_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         break_off()
     assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=20, deadline=None)
+@given(frames=st.integers(1, 300))
+def test_keypoints_are_read_as_numpy_reads_them(frames):
+    pose_TKC = np.random.default_rng(frames).normal(size=(frames, 133, 3)).astype(np.float16)
+    file = io.BytesIO()
+    np.save(file, pose_TKC)
+    assert np.array_equal(decode_pose(file.getvalue()), np.load(io.BytesIO(file.getvalue())))
+    file = io.BytesIO()
+    np.save(file, pose_TKC.astype(np.float32))
+    with pytest.raises(BadClip, match="float16"):
+        decode_pose(file.getvalue())

@@ -86,6 +86,10 @@ class Loader:
         seed: int,
         augment: bool = True,
     ) -> None:
+        if cfg.backend == "ffcv":
+            from cclslr.data.beton import BetonSet
+
+            shards = BetonSet(shards)
         self.cfg, self.views, self.shards, self.plan, self.ranks = cfg, views, shards, plan, ranks
         self.modalities, self.seed, self.augment = modalities, seed, augment
         self.waited = {"fetch": 0.0, "decode": 0.0, "copy": 0.0}
@@ -336,7 +340,7 @@ def make_backend(
     name = cfg.backend
     if name == "auto":
         name = "numba" if device == "cpu" and cfg.decode != "dali" and views.size % 4 == 0 else "dali"
-    if name == "numba":
+    if name in ("numba", "ffcv"):  # FFCV reads, numba renders
         from cclslr.data.rgb_numba import NumbaBackend  # compiled when it is imported first
 
         return NumbaBackend(
@@ -375,13 +379,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _codec(shards: ShardSet) -> str:
-    codecs = {info.get("codec") for info in shards.infos}
+    if not all(row.width for row in shards.rows):
+        key = next(row.key for row in shards.rows if not row.width)
+        raise ValueError(f"clip {key} and perhaps others are poses alone; set model.modalities=[pose]")
+    codecs = {str(info["codec"]) for info in shards.infos}
     if len(codecs) != 1:
-        raise ValueError(f"the shards mix codecs ({', '.join(map(str, codecs))}); pack them with the same --codec")
-    (codec,) = codecs
-    if codec is None:
-        raise ValueError("these shards hold poses alone; set model.modalities=[pose]")
-    return str(codec)
+        raise ValueError(f"the shards mix codecs ({', '.join(sorted(codecs))}); pack them with the same --codec")
+    return codecs.pop()
 
 
 def _encoded(shards: ShardSet, clip_id: int, clip: ClipData, codec: str, masked: bool) -> EncodedClip:

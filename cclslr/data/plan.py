@@ -131,7 +131,9 @@ class Plan:
         self.counts = np.array([len(self.clip_ids)])
         if weights is not None:
             assert datasets is not None
-            self.members = [self.clip_ids[datasets == number] for number in range(max(int(datasets.max()) + 1, len(weights)))]
+            self.members = [
+                self.clip_ids[datasets == number] for number in range(max(int(datasets.max()) + 1, len(weights)))
+            ]
             self.counts = split_weights([len(member) for member in self.members], weights)
             if any(count and not len(member) for count, member in zip(self.counts, self.members, strict=True)):
                 raise ValueError("a data set with a weight above 0 has no clips left")

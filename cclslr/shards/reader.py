@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.cache import NodeCache
 from cclslr.shards.format import FORMAT_VERSION, MASK_SIZE, BadClip, Component, IndexRow
 from cclslr.shards.index import INDEX_NAME, parse_index
 from cclslr.shards.store import INFO_NAME, open_store
 
-__all__ = ["INFO_NAME", "PARTS", "BadClip", "ClipData", "ShardSet", "decode_masks", "encode_masks"]
+__all__ = ["INFO_NAME", "PARTS", "BadClip", "ClipData", "ShardSet", "decode_masks", "decode_pose", "encode_masks"]
 
 CACHE_DIR, CACHE_GB = "~/.cache/cclslr", 200.0  # as in DataConfig
 PARTS = ("video", "pose", "mask", "json")
@@ -43,6 +44,19 @@ class ClipData:
     def meta(self) -> dict[str, Any]:
         """What the clip's json says; empty where it was not read."""
         return {} if self.json_text is None else json.loads(self.json_text)
+
+
+def decode_pose(npy: bytes) -> np.ndarray:
+    """The keypoints of a pose.npy as the packer writes it: float16 (T, 133, 3).
+
+    Reading threads share this: np.load parses the header as Python source, which CPython 3.11 gets wrong now and then
+    in several threads at once ("AST constructor recursion depth mismatch").
+    """
+    begin = 10 + int.from_bytes(npy[8:10], "little")
+    header = npy[10:begin]
+    if npy[:8] != b"\x93NUMPY\x01\x00" or b"'descr': '<f2'" not in header or b"'fortran_order': False" not in header:
+        raise BadClip("pose.npy is not a float16 array in C order")
+    return np.frombuffer(npy, "<f2", offset=begin).reshape(-1, NUM_WHOLEBODY, 3)
 
 
 def decode_masks(png: bytes) -> np.ndarray:
@@ -144,7 +158,7 @@ class ShardSet:
             if len(data) < len(wanted):
                 damaged = ", ".join(name for name in row.components if _kind(name) in wanted.keys() - data.keys())
                 raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {damaged}: the checksum or length differs")
-        pose = None if "pose" not in data else np.load(io.BytesIO(data["pose"]), allow_pickle=False)
+        pose = None if "pose" not in data else decode_pose(data["pose"])
         return ClipData(row, data.get("video"), pose, data.get("mask"), data.get("json"))
 
     def close(self) -> None:
