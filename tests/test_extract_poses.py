@@ -324,6 +324,16 @@ def test_rtmpose_without_people_finds_nothing(tmp_path: Path) -> None:
 
 
 @has_rtmlib
+def test_a_model_that_is_not_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    people = person_model(tmp_path / "p.onnx", PEOPLE)
+    monkeypatch.delenv("CCLSLR_POSE_MODEL", raising=False)
+    with pytest.raises(ValueError, match="CCLSLR_POSE_MODEL"):
+        open_estimator(EstimatorOptions(person_model=str(people)))
+    monkeypatch.setenv("CCLSLR_POSE_MODEL", str(pose_model(tmp_path / "named.onnx")))
+    assert "named, p" in open_estimator(EstimatorOptions(person_model=str(people))).version
+
+
+@has_rtmlib
 def test_a_model_file_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"nowhere\.onnx is not there"):
         open_estimator(EstimatorOptions(person_model="nowhere.onnx"))

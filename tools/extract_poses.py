@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import os
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from cclslr.datasets import csv_list
 from cclslr.datasets.base import VideoFile
 from cclslr.datasets.lists import VIDEO_SUFFIXES, Files
 from cclslr.files import atomic_write, write_json
-from cclslr.poses import BACKENDS, PERSON_MODEL, POSE_MODEL, EstimatorOptions
+from cclslr.poses import BACKENDS, PERSON_MODEL, POSE_MODEL_VARIABLE, EstimatorOptions
 from cclslr.poses.extract import ALL_PARTS, PARTS, PoseResult, PoseTask, compare_folders, run_task, summarise, weakest
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import ClipSource
@@ -31,7 +32,7 @@ CLIPS_A_TASK = 4
 
 EXAMPLES = """\
 Which backend:
-  rtmpose     RTMPose-x, the paper's estimator; wants a GPU for more than a few clips
+  rtmpose     RTMPose-x, the paper's estimator; wants a GPU for more than a few clips. Its model: docs/datasets.md
   mediapipe   Holistic; works offline and on a CPU: about 18 frames a second on two cores
 Use one estimator for a whole data set and for prediction: two disagree by several pixels.
 
@@ -42,8 +43,8 @@ Each backend brings its own build of cv2, so give it an environment of its own; 
 
 examples:
   extract_poses.py videos/ --out poses --backend mediapipe --workers 8
-  extract_poses.py clip.mp4 --out poses --backend rtmpose --device cuda
-  extract_poses.py videos/ --out poses --device cuda:0,cuda:1 --workers 4
+  extract_poses.py clip.mp4 --out poses --backend rtmpose --pose-model rtmpose-x.onnx --device cuda
+  extract_poses.py videos/ --out poses --pose-model rtmpose-x.onnx --device cuda:0,cuda:1 --workers 4
   extract_poses.py clips.csv --out poses                         a table as of make_shards.py csv; names are its keys
   extract_poses.py --dataset msasl --annotations MSASL --videos youtube --out poses/msasl
                                                                  the clips of a data set, cut as packing will cut them
@@ -57,8 +58,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dataset", choices=DATASETS, help="clips of a data set, with the options of make_shards.py")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the keypoint files, e.g. poses")
     parser.add_argument("--backend", choices=BACKENDS, default="rtmpose", help="default rtmpose")
-    parser.add_argument("--pose-model", default=POSE_MODEL, metavar="FILE", help=".onnx; default: rtmlib downloads it")
-    parser.add_argument("--person-model", default=PERSON_MODEL, metavar="FILE", help=".onnx of a YOLOX; as above")
+    parser.add_argument(
+        "--pose-model", default=os.environ.get(POSE_MODEL_VARIABLE, ""), metavar="FILE",
+        help=f".onnx, or the URL of one, of a whole-body model with SimCC outputs (default: ${POSE_MODEL_VARIABLE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--person-model", default=PERSON_MODEL, metavar="FILE", help=".onnx of a YOLOX (default: rtmlib downloads one)"
+    )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, or cuda:0,cuda:1,…: tasks take turns")
     parser.add_argument("--batch", type=int, default=16, help="frames that pass the pose model together (default 16)")
     parser.add_argument("--detect-every", type=int, default=5, metavar="N", help="look for people every N frames (5)")

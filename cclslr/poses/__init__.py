@@ -5,7 +5,8 @@ Each estimator lives in an extra of its own and is imported only when it is open
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -13,10 +14,12 @@ import numpy as np
 
 BACKENDS = ("rtmpose", "mediapipe")
 
-_MODELS = "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/"
-# RTMPose-x whole-body, the estimator of the paper. rtmlib's own default is RTMW, another model.
-POSE_MODEL = _MODELS + "rtmpose-x_simcc-coco-wholebody_pt-body7_270e-384x288-401dfc90_20230629.zip"
-PERSON_MODEL = _MODELS + "yolox_m_8xb8-300e_humanart-c2c7a14a.zip"
+# RTMPose-x whole-body, the estimator of the paper, is published as a PyTorch checkpoint only, so there is no default to
+# download; rtmlib's own default is RTMW, another model.
+POSE_MODEL_VARIABLE = "CCLSLR_POSE_MODEL"
+PERSON_MODEL = (
+    "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/yolox_m_8xb8-300e_humanart-c2c7a14a.zip"
+)
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class EstimatorOptions:
     """Which estimator, and how it runs. All but the backend is for rtmpose."""
 
     backend: str = "rtmpose"
-    pose_model: str = POSE_MODEL  # file, or URL that rtmlib downloads once
-    person_model: str = PERSON_MODEL
+    pose_model: str = field(default_factory=lambda: os.environ.get(POSE_MODEL_VARIABLE, ""))  # .onnx file, or URL …
+    person_model: str = PERSON_MODEL  # … of a file that rtmlib downloads once
     device: str = "cpu"  # cpu | cuda | cuda:1
     batch: int = 16  # frames that pass the model together
     detect_every: int = 5  # frames between two looks for people; boxes between them are interpolated

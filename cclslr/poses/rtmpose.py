@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cclslr.keypoints import NUM_WHOLEBODY
-from cclslr.poses import EstimatorOptions
+from cclslr.poses import POSE_MODEL_VARIABLE, EstimatorOptions
 from cclslr.poses.person import choose, fill, link
 
 _SPLIT = 2.0  # bins of SimCC a pixel of the model's input
@@ -103,6 +103,11 @@ def decode_simcc(
 
 
 def _model(name: str) -> str:
+    if not name:
+        raise ValueError(
+            f"rtmpose needs its whole-body model: give --pose-model or ${POSE_MODEL_VARIABLE}, an .onnx file or the "
+            "URL of a published one; docs/datasets.md says how to get RTMPose-x"
+        )
     if not name.startswith(("http://", "https://")) and not Path(name).is_file():
         raise ValueError(f"model file {name} is not there")
     return name
