@@ -1,0 +1,183 @@
+"""Packed data sets as one FFCV file (.beton): every clip in memory pages that all ranks of a node share.
+
+FFCV lays the file out, maps it and finds a sample's bytes; its fields are FFCV's own, so that any FFCV program reads
+them. The order stays the plan's, every clip is checksummed when it is read, and the views are made by
+`cclslr.data.rgb_numba`: a run is bit for bit the one that reads JPEG shards. FFCV's own loader could give none of that:
+it draws its own order and its own randomness, and one damaged sample ends it.
+
+After the first epoch a clip costs no system call and no copy, which is what pays where all clips fit into memory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from cclslr.shards import video
+from cclslr.shards.format import BadClip, IndexRow
+from cclslr.shards.reader import PARTS, ClipData, ShardSet, decode_pose
+
+BETON_NAME = "dataset.beton"
+_PAGE = 1 << 23  # bytes; FFCV wants a power of two that holds the largest sample
+_FIELDS = ("video", "offsets", "pose", "mask", "key")  # then crc32 of these, and the label
+_ABSENT = np.zeros(1, np.uint8)  # FFCV cannot store nothing
+_KEY, _CRC = "f4", "f5"  # columns of FFCV's metadata
+_DAMAGED = -1  # instead of a checksum
+
+
+def _require_ffcv() -> None:
+    try:
+        import ffcv  # noqa: F401
+    except ImportError as error:
+        raise ValueError("FFCV is not installed: run tools/setup_ffcv.sh, or set data.backend=numba") from error
+
+
+class _Samples:
+    """What FFCV's writer takes: clips by position, a tuple of fields each."""
+
+    def __init__(self, shards: ShardSet, codec: str, quality: int | None) -> None:
+        self.shards, self.codec, self.quality = shards, codec, quality
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, clip_id: int) -> tuple[Any, ...]:
+        try:
+            clip = self.shards.read(clip_id)
+            data, offsets = clip.video, list(clip.row.frame_offsets)
+            if data is not None and self.codec != "jpeg":
+                frames_THWC = video.decode(data, self.codec)
+                data, offsets = video.encode(frames_THWC, "jpeg", clip.row.fps, self.quality)
+        except BadClip:  # FFCV's writer would wait for ever for the process that raised it
+            return *[_ABSENT] * len(_FIELDS), _DAMAGED, -1
+        pose = io.BytesIO()
+        if clip.pose_TKC is not None:
+            np.save(pose, clip.pose_TKC)
+        images, starts = data or b"", np.array(offsets, np.int64).tobytes()
+        parts = [images, starts, pose.getvalue(), clip.mask_png or b"", clip.row.key.encode()]
+        fields = [np.frombuffer(part, np.uint8) if part else _ABSENT for part in parts]
+        return *fields, _checksum(fields), clip.row.label
+
+
+def _checksum(fields: list[np.ndarray]) -> int:
+    crc = 0
+    for field in fields:
+        crc = zlib.crc32(field.data, crc)
+    return crc
+
+
+def write_beton(folder: str | Path, quality: int | None = None, workers: int = 1) -> Path:
+    """Write `folder`/dataset.beton from the packed data set in `folder`, in the order of its index.
+
+    JPEG frames are copied; those of other codecs are encoded as JPEG. The file appears when it is complete.
+
+    Args:
+        folder: of the packed data set.
+        quality: of JPEG, where frames are encoded (default 85).
+        workers: processes.
+
+    Raises:
+        ValueError: FFCV is not installed; damaged clips.
+    """
+    _require_ffcv()
+    from ffcv.fields import BytesField, IntField
+    from ffcv.reader import Reader
+    from ffcv.writer import DatasetWriter
+
+    shards = ShardSet([str(folder)])
+    codec = shards.info.get("codec") or "jpeg"
+    largest = max(sum(part.size for part in row.components.values()) for row in shards.rows)
+    if codec != "jpeg":  # its JPEG frames take some 2 bits a pixel; a byte is enough for noise
+        largest = max(row.num_frames * row.width * row.height for row in shards.rows)
+    page = max(_PAGE, 1 << (2 * largest).bit_length())
+    samples = _Samples(shards, codec, quality)
+    path = Path(folder) / BETON_NAME
+    aside = path.with_name(f".{BETON_NAME}.{os.getpid()}.tmp")
+    fields = {name: BytesField() for name in _FIELDS} | {"crc32": IntField(), "label": IntField()}
+    try:
+        writer = DatasetWriter(str(aside), fields, page_size=page, num_workers=workers)
+        writer.from_indexed_dataset(samples, chunksize=8)
+        damaged = np.flatnonzero(Reader(str(aside)).metadata[_CRC] == _DAMAGED)
+        if len(damaged):
+            keys = ", ".join(shards.rows[i].key for i in damaged[:5])
+            raise ValueError(f"{folder}: {len(damaged)} clips do not decode ({keys}, …): run tools/check_shards.py")
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+class BetonSet(ShardSet):
+    """A `ShardSet` whose clips come from the .beton beside each index; everything else is the `ShardSet`'s.
+
+    Raises:
+        ValueError: FFCV is not installed; there is no .beton, or it lacks clips.
+    """
+
+    def __init__(self, shards: ShardSet) -> None:
+        _require_ffcv()
+        from ffcv.memory_managers import OSCacheManager
+        from ffcv.reader import Reader
+
+        vars(self).update(vars(shards))
+        self.infos = [{**info, "codec": "jpeg" if info.get("codec") else None} for info in shards.infos]
+        self._metadata: dict[int, np.ndarray] = {}
+        self._states: dict[int, Any] = {}
+        self._samples = np.zeros(len(shards), np.int64)
+        for number in np.unique(shards.dataset_ids).tolist():
+            clip_ids = np.flatnonzero(shards.dataset_ids == number)
+            path = self.path(int(clip_ids[0]))
+            folder = path.parent
+            if not path.is_file():
+                raise ValueError(f"{path} is not there: run tools/make_beton.py {folder}")
+            reader = Reader(str(path))
+            manager = OSCacheManager(reader)
+            context = manager.schedule_epoch(None)
+            context.__enter__()
+            self._metadata[number], self._states[number] = reader.metadata, context.state
+            self._read = manager.compile_reader()
+            position = {self._bytes(number, i, _KEY).tobytes().decode(): i for i in range(reader.num_samples)}
+            try:
+                self._samples[clip_ids] = [position[shards.rows[i].key] for i in clip_ids]
+            except KeyError as error:
+                raise ValueError(
+                    f"{path} lacks clip {error.args[0]}: run tools/make_beton.py {folder} again"
+                ) from error
+
+    def _bytes(self, number: int, sample: int, column: str) -> np.ndarray:
+        """One field of a sample of data set `number`: uint8, where the file is mapped."""
+        pointer, size = self._metadata[number][column][sample]
+        return self._read(np.uint64(pointer), self._states[number])[:size]
+
+    def path(self, clip_id: int) -> Path:
+        """The file that holds a clip."""
+        return super().path(clip_id).parent / BETON_NAME
+
+    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
+        """See `ShardSet.read`; the video is not copied, and the json is not there.
+
+        Raises:
+            BadClip: the checksum differs.
+        """
+        row: IndexRow = self.rows[clip_id]
+        number, sample = int(self.dataset_ids[clip_id]), int(self._samples[clip_id])
+        fields = [self._bytes(number, sample, f"f{i}") for i in range(len(_FIELDS))]
+        if _checksum(fields) != self._metadata[number][_CRC][sample]:
+            raise BadClip(f"{self.path(clip_id)}: clip {row.key} is damaged (checksum differs)")
+        images, offsets, pose, mask, _ = fields
+        return ClipData(
+            replace(row, frame_offsets=tuple(offsets.view(np.int64).tolist()) if len(images) > 1 else ()),
+            # Anything with a buffer serves as bytes.
+            cast(bytes, images.data) if len(images) > 1 and "video" in parts else None,
+            decode_pose(pose.tobytes()) if len(pose) > 1 and "pose" in parts else None,
+            mask.tobytes() if len(mask) > 1 and "mask" in parts else None,
+            None,
+        )
