@@ -7,9 +7,10 @@ colour jitter. So the planes are never turned into an RGB frame. For each row of
 2. luma: blend two rows, apply the luma column, add the chroma; store pixels as four int16 (R, G, B, unused);
 3. resample horizontally: two neighbouring source pixels are one 16-byte load, times their weights, clamped to uint8.
 
-A 224x224 view of a frame took 300 microseconds in a first version. What made it faster: loops whose length is a multiple
-of 64 (LLVM's vector body without its scalar tail), few arrays a loop (beyond 8 run-time alias checks LLVM gives up), and
-the third step in explicit vectors, because LLVM finds none there. They are generic LLVM vectors, so any CPU runs this.
+A first version took 300 microseconds for a 224x224 view of a frame. What made it faster: loops whose length is a
+multiple of 64 (LLVM's vector body without its scalar tail), few arrays a loop (beyond 8 run-time alias checks LLVM
+gives up), and the third step in explicit vectors, because LLVM finds none there. They are generic LLVM vectors, so any
+CPU runs this.
 
 Chroma siting. Video: a chroma sample stands for its 2x2 pixels, as in libswscale's conversion of yuv420p. JPEG: the
 triangle filter of libjpeg ("fancy upsampling"), 3/4 of the nearer and 1/4 of the farther sample, exact in both axes.
