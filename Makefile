@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/python tools/demo.py --size $(DEMO)
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5")
 
 # What `quick` changes: enough to show that every stage works, too little to learn much.
-DATA = "--size 80 --frames 24 36 --classes 12 --twins 3 --signers 24 0 8".split()
+DATA = ["--size", "80", "--frames", "24", "36", "--classes", "12", "--twins", "3", "--signers", "24", "0", "8"]
 FULL_DATA = ["--clips-per-class", "150", "0", "30"]
 QUICK_DATA = ["--clips-per-class", "8", "0", "3"]
 QUICK_PRETRAIN = ["optim.epochs=3"]
