@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from runs import tiny_shards
+from small_runs import tiny_shards
 
 from cclslr import train
 from cclslr.bench import plain, pretrain, sweep

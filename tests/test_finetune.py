@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from runs import TINY, TINY_PRETRAIN, finish, start, tiny_shards
+from small_runs import TINY, TINY_PRETRAIN, finish, start, tiny_shards
 
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.files import read_json

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 from PIL import Image
+from small_runs import ROOT, TINY_PRETRAIN, finish, records, start
 
 from cclslr.shards.format import CODECS
-from runs import ROOT, TINY_PRETRAIN, finish, records, start
 
 
 def tool(name: str, *arguments: str) -> str:

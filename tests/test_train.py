@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY_PRETRAIN, finish, records, start, tiny_shards
+from small_runs import TINY_PRETRAIN, finish, records, start, tiny_shards
 
 from cclslr.training import checkpoint
 
