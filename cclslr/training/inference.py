@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from cclslr.data.loader import Loader
 from torch import Tensor
 
 from cclslr.config import DataConfig, ViewConfig
+from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.models.ccl import ByModality
 from cclslr.shards.reader import ShardSet
