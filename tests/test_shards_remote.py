@@ -54,7 +54,11 @@ def same(a: ClipData, b: ClipData) -> bool:
 
 
 def used_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0
+    total = 0
+    for path in folder.iterdir() if folder.exists() else ():
+        with contextlib.suppress(FileNotFoundError):  # a download was finished, and renamed, in between
+            total += path.stat().st_size
+    return total
 
 
 # --- the node's cache

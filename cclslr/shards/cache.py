@@ -141,11 +141,12 @@ def _size(path: Path, stat: os.stat_result) -> int:
 
 
 def _is_locked(path: Path) -> bool:
-    with open(path, "rb") as file:
-        try:
+    """Whether a process is at this file; one that has just been renamed or removed is not ours to remove either."""
+    try:
+        with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    except OSError:
+        return True
     return False
 
 
