@@ -216,6 +216,20 @@ def test_a_kill_during_the_exchange_is_made_good(
     assert not (shards / ".masks").exists()
 
 
+def test_committing_after_every_shard_changes_nothing(
+    packed: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path(shutil.copytree(packed, tmp_path / "whole"))
+    make_masks(whole, STD, 0, ALONE)
+    monkeypatch.setattr(rewrite, "COMMIT_EVERY", -1.0)
+    masks = make_masks(shards, STD, 0, ALONE)
+    assert masks["totals"]["clips"] == 9
+    assert read_json(shards / "dataset.json") == read_json(whole / "dataset.json")
+    assert masks_of(shards) == masks_of(whole)
+    assert tars(shards) == tars(whole)
+    assert not (shards / ".masks").exists()
+
+
 def test_two_ranks_share_the_shards(packed: Path, shards: Path, tmp_path: Path) -> None:
     whole = Path(shutil.copytree(packed, tmp_path / "whole"))
     make_masks(whole, STD, 0, ALONE)

@@ -107,7 +107,7 @@ def make_masks(folder: str | Path, settings: MaskSettings, workers: int, ranks: 
                 commit(folder, settings, recipe)
                 last = time.monotonic()
         ranks.gather_objects(None)  # all ranks have written their shards
-        return commit(folder, settings, recipe)
+        return commit(folder, settings, recipe)  # also where nothing is left to do: it returns the totals
 
 
 def plan(folder: Path, settings: MaskSettings, recipe: str) -> list[MaskTask]:
@@ -188,7 +188,7 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
     }
     kept = {name: value for name, value in info.items() if name not in COMPUTED}
     written = folder / PARTS_NAME / "written"
-    written.mkdir(exist_ok=True)
+    written.mkdir(parents=True, exist_ok=True)  # an earlier commit may have been the complete one
     finish(written, [shards[name] for name in order], info["classes"], {**kept, "masks": masks})
     os.replace(written, folder / PARTS_NAME / READY_NAME)
     _exchange(folder)
