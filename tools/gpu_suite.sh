@@ -110,7 +110,8 @@ step train_video_libav 50 train --json "$WORK/train_video_libav.json" \
     data.decode=libav data.device="$PLACE" "$(data "$VIDEO")"
 step train_video_nvdec 50 train --json "$WORK/train_video_nvdec.json" \
     data.decode=dali data.device="$PLACE" "$(data "$VIDEO")"
-section loaders 90 "$PYTHON" tools/bench_loader.py "$WORK/jpeg" --loaders cclslr --json "$WORK/loaders.json"
+section loaders 90 "$PYTHON" tools/bench_loader.py "$WORK/jpeg" "${SHAPE[@]:2}" --loaders cclslr \
+    --clips "$CLIPS" --json "$WORK/loaders.json"
 step masks 40 masks
 step short_run 40 short_run "$STEPS"
 step compile 110 train "data.shards=[]" --json "$WORK/compile.json" --tricks compile
