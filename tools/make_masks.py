@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the flow (default auto)")
     parser.add_argument(
         "--amp", choices=("fp32", "bf16"), default="fp32",
-        help="type of the flow's subnets; bf16 is faster and moves about one mask pixel in a thousand (default fp32)",
+        help="type of the flow's subnets; bf16 is faster and changes about one mask pixel in a hundred (default fp32)",
     )  # fmt: skip
     parser.add_argument(
         "--workers", type=int, help="processes on the CPU (default: one a core; on GPUs, one a rank of torchrun)"
