@@ -1,7 +1,7 @@
 """What motion-preserving masking does: pre-train with other values of α on the data of the demo's study.
 
-    python tools/study_demo.py --seeds 3                      # first: packs the data, and is the study of α = 0.2
-    python tools/study_alpha.py --seeds 3 --alphas 0 1 --out docs/results/masking
+    python tools/study_demo.py --seeds 3                      # first: packs the data, and is the study of α = 0.5
+    python tools/study_alpha.py --seeds 3 --alphas 0 0.2 1 --out docs/results/masking
 
 Backgrounds differ between signers, and test signers are new: an RGB branch that looks at the background pays for it.
 Writes alpha.csv: a row for each seed, α and branch. A run whose test.json is there already is not made again.
@@ -21,7 +21,7 @@ from rich.table import Table
 from cclslr.console import console, run_tool
 from cclslr.files import atomic_write, read_json
 
-DEMO_ALPHA = 0.2
+DEMO_ALPHA = 0.5
 
 
 def one_run(alpha: float, seed: int, shards: Path, run: Path) -> None:
@@ -37,7 +37,7 @@ def one_run(alpha: float, seed: int, shards: Path, run: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 1.0])
+    parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.2, 1.0])
     parser.add_argument("--demos", type=Path, default=Path("runs/study_demo"), help="runs of tools/study_demo.py")
     parser.add_argument("--runs", type=Path, default=Path("runs/study_alpha"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results/masking"), help="folder of the table")
