@@ -338,6 +338,15 @@ def test_a_step_with_broken_gradients_is_skipped(tmp_path: Path) -> None:
     assert weights_hash(flow) == before
 
 
+def test_frames_go_through_in_passes_that_fit_a_cpus_cache() -> None:
+    passes = {preset: Flow(flow_config(preset, 64)).frames_per_pass for preset in ("advflow", "glow", "tiny")}
+    assert passes == {
+        "advflow": 8,
+        "glow": 32,
+        "tiny": 128,
+    }  # 4 Mi values of 128, 128, 32 channels, 64 or 32 pixels wide
+
+
 def test_half_precision_subnets_stay_invertible(tmp_path: Path) -> None:
     flow = shaken("tiny", 32).set_dtype(torch.bfloat16)
     x = torch.rand(2, 3, 32, 32)

@@ -22,7 +22,7 @@ from cclslr.masking import rewrite
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow
 from cclslr.masking.mpm import MpmOptions, motion_mask
-from cclslr.masking.options import DEFAULT_FLOW, require_masks
+from cclslr.masking.options import DEFAULT_FLOW, require_masks, subnet_dtype
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards import video
@@ -300,6 +300,28 @@ def test_an_undecodable_clip_keeps_everything_and_is_counted(tmp_path: Path, mon
     assert clip.masks_THW is not None
     assert clip.masks_THW.shape == (9, 64, 64)
     assert clip.masks_THW.all()
+
+
+@pytest.mark.parametrize(
+    ("multiplies", "dtype"), [({"avx512_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")]
+)
+def test_half_precision_is_the_default_where_the_hardware_has_it(
+    monkeypatch: pytest.MonkeyPatch, multiplies: dict[str, bool], dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: multiplies)
+    assert subnet_dtype("auto", torch.device("cpu")) == dtype
+    assert subnet_dtype("fp32", torch.device("cpu")) == "float32"
+    assert subnet_dtype("bf16", torch.device("cpu")) == "bfloat16"
+
+
+def test_masks_in_half_precision_differ_little_and_say_so(shards: Path, flow_path: Path) -> None:
+    exact = make_masks(shards, MaskSettings(MpmOptions(), str(flow_path)), 0, ALONE)
+    masks = masks_of(shards)
+    half = make_masks(shards, MaskSettings(MpmOptions(), str(flow_path), "bfloat16"), 0, ALONE)
+    assert (exact["dtype"], half["dtype"]) == ("float32", "bfloat16")
+    assert exact["recipe"] != half["recipe"]
+    assert masks_of(shards).keys() == masks.keys()
+    assert half["share_kept"] == pytest.approx(exact["share_kept"], abs=0.02)
 
 
 def test_training_with_masks_needs_masks(packed: Path, shards: Path) -> None:
