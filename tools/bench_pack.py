@@ -76,7 +76,7 @@ def bare_loop(args: argparse.Namespace, part: int, parts: int, times: Any) -> No
     times.put((time.perf_counter() - began, time.process_time() - began_cpu, rendering))
 
 
-def measure_bare(args: argparse.Namespace, processes: int) -> dict[str, float]:
+def measure_bare(args: argparse.Namespace, processes: int) -> dict[str, Any]:
     """Wall seconds of the slowest loop, processor seconds of all."""
     context = multiprocessing.get_context("spawn")
     times = context.Queue()

@@ -81,13 +81,12 @@ class Subnet(nn.Module):
     """The network inside a coupling layer: layers in `dtype`, in and out in float32.
 
     Only the subnets may run in half precision: the couplings around them stay exactly invertible in float32, because
-    both directions evaluate the same subnet on the same input. Convolutions run channels last, which a CPU does a
-    quarter faster.
+    both directions evaluate the same subnet on the same input. Convolutions run channels last: CPUs do that faster.
     """
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
-        self.layers = layers.to(memory_format=torch.channels_last)
+        self.layers = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         last = layers[-1]
         assert isinstance(last, (nn.Conv2d, nn.Linear))
         nn.init.zeros_(last.weight)  # a fresh coupling is the identity

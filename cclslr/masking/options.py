@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--amp", choices=("auto", *DTYPES), default="auto",
-        help="type of the flow's subnets: bf16 is about twice as fast and changes one mask pixel in 200, fewer than"
-        " half a gray level of noise in the video does; auto: bf16 where the hardware multiplies it (default auto)",
+        help="type of the flow's subnets: bf16 is about twice as fast and changes 0.8 %% of a mask's pixels, a third of"
+        " what noise of half a gray level does; auto: bf16 where the hardware multiplies it (default auto)",
     )  # fmt: skip
 
 
