@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_runs import ROOT, tiny_shards
 from torch import Tensor, nn
 
 from cclslr.masking.advflow import import_advflow
@@ -326,6 +330,23 @@ def test_a_stopped_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:
         train_flow(fresh(), frames, other, ALONE, tmp_path / "b.pt")
 
 
+def test_the_command_on_two_ranks(tmp_path: Path) -> None:
+    shards, out = tiny_shards(tmp_path / "shards"), tmp_path / "flow.safetensors"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["--preset", "tiny", "--size", "32", "--steps", "3", "--batch", "8", "--device", "cpu"]
+    done = subprocess.run(
+        [*torchrun, "tools/train_flow.py", "--shards", shards, "--out", out, *options],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    flow = load_flow(out)
+    assert (flow.card.training["ranks"], flow.card.training["steps"]) == (2, 3)
+    assert f"{flow.card.training['bits_per_dim']:.3f} bits/dim" in " ".join(done.stdout.split())
+    assert ("--threshold quantile" in done.stdout) == (not 0.7 <= flow.card.training["latent_std"] <= 1.3)
+    assert out.with_suffix(".png").stat().st_size > 1000
+    assert not out.with_suffix(".state.pt").exists()
+
+
 def test_a_step_with_broken_gradients_is_skipped(tmp_path: Path) -> None:
     flow = fresh()
     options = dataclasses.replace(OPTIONS, steps=2, noise=float("inf"))
@@ -336,6 +357,15 @@ def test_a_step_with_broken_gradients_is_skipped(tmp_path: Path) -> None:
     result = train_flow(flow, toy_frames(), options, ALONE, tmp_path / "s.pt")
     assert result["skipped_steps"] == 2
     assert weights_hash(flow) == before
+
+
+def test_frames_go_through_in_passes_that_fit_a_cpus_cache() -> None:
+    passes = {preset: Flow(flow_config(preset, 64)).frames_per_pass for preset in ("advflow", "glow", "tiny")}
+    assert passes == {
+        "advflow": 8,
+        "glow": 32,
+        "tiny": 128,
+    }  # 4 Mi values of 128, 128, 32 channels, 64 or 32 pixels wide
 
 
 def test_half_precision_subnets_stay_invertible(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clusters import ROOT, cluster
 
 from cclslr.files import read_json
 from cclslr.masking import rewrite
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow
 from cclslr.masking.mpm import MpmOptions, motion_mask
-from cclslr.masking.options import DEFAULT_FLOW, require_masks
+from cclslr.masking.options import DEFAULT_FLOW, require_masks, subnet_dtype
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards import video
@@ -252,6 +255,28 @@ def test_processes_give_the_same_bytes(packed: Path, shards: Path, tmp_path: Pat
     assert read_json(shards / "dataset.json") == read_json(whole / "dataset.json")
 
 
+@pytest.mark.parametrize("dies", ["a worker", "the tool"])
+def test_a_cluster_gives_the_same_bytes_whoever_dies(packed: Path, shards: Path, tmp_path: Path, dies: str) -> None:
+    whole = Path(shutil.copytree(packed, tmp_path / "whole"))
+    make_masks(whole, STD, 0, ALONE)
+    run = [sys.executable, str(ROOT / "tools/make_masks.py"), str(shards), "--method", "temporal_std"]
+    with cluster(2) as (address, workers):
+        tool = subprocess.Popen([*run, "--scheduler", address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while not list(shards.glob("*-m????????.tar")) and tool.poll() is None:
+            time.sleep(0.005)
+        (tool if dies == "the tool" else workers[0]).kill()
+        output, _ = tool.communicate(timeout=120)
+    if dies == "the tool":
+        assert tool.returncode != 0
+        assert contents(shards) == contents(packed)
+        subprocess.run([*run, "--workers", "1"], check=True, capture_output=True)
+    else:
+        assert tool.returncode == 0, output
+    assert read_json(shards / "dataset.json") == read_json(whole / "dataset.json")
+    assert masks_of(shards) == masks_of(whole)
+    assert tars(shards) == tars(whole)
+
+
 def test_a_damaged_clip_stops_with_its_name(shards: Path) -> None:
     row = ShardSet([str(shards)]).rows[1]
     data = bytearray((shards / row.shard).read_bytes())
@@ -277,6 +302,28 @@ def test_an_undecodable_clip_keeps_everything_and_is_counted(tmp_path: Path, mon
     assert clip.masks_THW.all()
 
 
+@pytest.mark.parametrize(
+    ("multiplies", "dtype"), [({"avx512_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")]
+)
+def test_half_precision_is_the_default_where_the_hardware_has_it(
+    monkeypatch: pytest.MonkeyPatch, multiplies: dict[str, bool], dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: multiplies)
+    assert subnet_dtype("auto", torch.device("cpu")) == dtype
+    assert subnet_dtype("fp32", torch.device("cpu")) == "float32"
+    assert subnet_dtype("bf16", torch.device("cpu")) == "bfloat16"
+
+
+def test_masks_in_half_precision_differ_little_and_say_so(shards: Path, flow_path: Path) -> None:
+    exact = make_masks(shards, MaskSettings(MpmOptions(), str(flow_path)), 0, ALONE)
+    masks = masks_of(shards)
+    half = make_masks(shards, MaskSettings(MpmOptions(), str(flow_path), "bfloat16"), 0, ALONE)
+    assert (exact["dtype"], half["dtype"]) == ("float32", "bfloat16")
+    assert exact["recipe"] != half["recipe"]
+    assert masks_of(shards).keys() == masks.keys()
+    assert half["share_kept"] == pytest.approx(exact["share_kept"], abs=0.02)
+
+
 def test_training_with_masks_needs_masks(packed: Path, shards: Path) -> None:
     require_masks(ShardSet([str(packed)]), 0.0)
     with pytest.raises(ValueError, match=r"make_masks\.py"):
@@ -294,6 +341,9 @@ def test_the_command(shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     masks = read_json(shards / "dataset.json")["masks"]
     assert masks["flow"]["sha256"] == load_flow(DEFAULT_FLOW).card.sha256
     assert masks["totals"]["clips"] == 9
+    monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards), "--scheduler", "tcp://x:1", "--workers", "2"])
+    with pytest.raises(ValueError, match="leave out --workers"):
+        tool.main()
     monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards / "nowhere"), "--workers", "0"])
     with pytest.raises(FileNotFoundError, match=r"make_shards\.py"):
         tool.main()

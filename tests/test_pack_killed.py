@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clusters import cluster
 
 from cclslr.files import read_json
 from cclslr.shards.executor import WorkerDied, run_tasks
+from cclslr.shards.pack import only_one
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,16 +113,11 @@ def _children(parent: int) -> list[tuple[int, str]]:
 
 
 def test_two_tools_do_not_pack_into_one_folder(tmp_path: Path) -> None:
-    out = tmp_path / "set"
-    first = subprocess.Popen(command(out), stdout=subprocess.DEVNULL)
-    try:
-        wait_for_shards(out, 1, first)
-        second = subprocess.run(command(out), capture_output=True, text=True)
-        assert second.returncode == 2
-        assert "being packed by another process" in second.stderr
-    finally:
-        first.kill()
-        first.wait()
+    with only_one(tmp_path):
+        second = subprocess.run(command(tmp_path), capture_output=True, text=True)
+    assert second.returncode == 2
+    assert "being packed by another process" in second.stderr
+    assert not list(tmp_path.glob("shard-*"))
 
 
 def die(task: tuple[Path, int]) -> int:
@@ -168,36 +164,6 @@ def test_faults_of_the_program_are_not_hidden(workers: int) -> None:
         list(run_tasks(fail, list(range(8)), workers=workers))
 
 
-@contextlib.contextmanager
-def cluster(workers: int) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """A dask scheduler and its workers, each a process of its own."""
-    pytest.importorskip("distributed")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    start = [sys.executable, "-m", "distributed.cli"]
-    scheduler = subprocess.Popen(
-        [*start[:-1], "distributed.cli.dask_scheduler", "--host", f"tcp://{address}", "--no-dashboard"], **quiet
-    )
-    processes = [
-        subprocess.Popen(
-            [*start[:-1], "distributed.cli.dask_worker", f"tcp://{address}", "--nthreads", "1", "--no-nanny",
-             "--no-dashboard", "--death-timeout", "60"], **quiet,
-        )
-        for _ in range(workers)
-    ]  # fmt: skip
-    try:
-        yield f"tcp://{address}", processes
-    finally:
-        for process in (*processes, scheduler):
-            process.kill()
-            process.wait()
-
-
 def test_cluster_gives_the_same_data_set_though_a_worker_dies(tmp_path: Path, undisturbed: dict) -> None:
     out = tmp_path / "set"
     with cluster(2) as (address, workers):
@@ -209,6 +175,11 @@ def test_cluster_gives_the_same_data_set_though_a_worker_dies(tmp_path: Path, un
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert read_json(out / "dataset.json") == undisturbed
+
+
+def test_workers_of_a_cluster_work_in_the_tools_folder() -> None:
+    with cluster(1) as (address, _):
+        assert list(run_tasks(os.path.abspath, ["x"], scheduler=address)) == [os.path.join(os.getcwd(), "x")]
 
 
 def test_a_scheduler_that_does_not_answer_is_a_users_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import struct
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -65,6 +68,31 @@ def test_codec_returns_every_frame_in_order(codec: str) -> None:
     assert frame_numbers(decoded) == list(range(40))
     assert np.abs(decoded.astype(int) - frames).mean() < 4
     assert offsets == (video.jpeg_offsets(data) if codec == "jpeg" else [])
+
+
+ENCODE = """
+import hashlib, sys
+import numpy as np
+from cclslr.shards import video
+for size in (96, 224):
+    rng = np.random.default_rng(size)
+    frames = rng.integers(0, 256, (1, size, size, 3)).repeat(12, 0)
+    for t in range(12):
+        frames[t, size // 2 :, 4 * t : 4 * t + 30] = 20 * t
+    print(hashlib.sha256(video.encode(frames.astype(np.uint8), sys.argv[1], 25.0)[0]).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_bytes_do_not_depend_on_what_memory_held_before(codec: str) -> None:
+    digests = set()
+    for fill in ("1", "170"):  # glibc hands out memory filled with this
+        done = subprocess.run(
+            [sys.executable, "-c", ENCODE, codec],
+            env={**os.environ, "MALLOC_PERTURB_": fill}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        digests.add(done.stdout)
+    assert len(digests) == 1
 
 
 def test_jpeg_offsets_cut_out_whole_images() -> None:

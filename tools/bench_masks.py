@@ -20,14 +20,16 @@ from cclslr.files import write_json
 from cclslr.masking.architecture import PRESETS, SIZES, flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow
 from cclslr.masking.mpm import MpmOptions, flow_masks, resize, select_latents, to_unit
+from cclslr.masking.options import subnet_dtype
 
 EXAMPLES = """examples:
   python tools/bench_masks.py --preset advflow --size 64 --out docs/results/masking/cost_advflow64.json
   python tools/bench_masks.py --flow flows/tiny.safetensors --out cost.json
 
-The plain loop encodes and decodes frame by frame through the same flow in fp32 and leaves the mask itself out. The
-share of the matrix speed counts two operations a multiply-add, against the faster of a matrix product and a
-convolution."""
+The plain loop encodes and decodes frame by frame through the same flow in fp32 and leaves the mask itself out. Both
+run on --threads threads, one by default: make_masks.py starts a process of one thread for each core. All works take
+turns in every round, so that a speed-up compares what ran side by side. The share of the matrix speed counts two
+operations a multiply-add, against the faster of a matrix product and a convolution."""
 
 DATA_SET_CLIPS, CLIP_FRAMES = 145_951, 75  # the paper's pre-training set; frames of a typical clip
 GPUS, GPU_FLOPS, GPU_SHARE = 8, 71e12, 0.4  # RTX 3090, fp16 with fp32 accumulation, of which this share is reached
@@ -35,32 +37,30 @@ GPUS, GPU_FLOPS, GPU_SHARE = 8, 71e12, 0.4  # RTX 3090, fp16 with fp32 accumulat
 
 @dataclasses.dataclass
 class Cost:
-    """Frames a second, of several repetitions."""
+    """Frames a second: the median round, the slowest and the fastest."""
 
     name: str
     dtype: str
     frames_per_second: float
     spread: tuple[float, float]
-    share_of_matrix_speed: float | None
+    share_of_matrix_speed: float
 
 
-def repeat(work: Callable[[], object], repeats: int, device: torch.device) -> list[float]:
-    """Seconds of each repetition, after one to warm up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return seconds[1:]
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that one call takes."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
 
 
-def matrix_speed(dtype: torch.dtype, device: torch.device, repeats: int) -> float:
+def matrix_speed(dtype: torch.dtype, device: torch.device) -> float:
     """Floating-point operations a second of the fastest of a matrix product and a convolution like the flow's."""
     x = torch.randn(8, 128, 64, 64, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(128, 128, 3, 3, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        seconds = min(repeat(lambda: torch.nn.functional.conv2d(x, weight, padding=1), repeats, device))
+        seconds = min(timed(lambda: torch.nn.functional.conv2d(x, weight, padding=1), device) for _ in range(10))
     return max(matrix_peak(device, dtype), 2 * 128 * 128 * 9 * 64 * 64 * 8 / seconds)
 
 
@@ -82,43 +82,81 @@ def moving_clip(frames: int, size: int) -> torch.Tensor:
     return resize(clip.permute(0, 2, 3, 1).numpy(), size)
 
 
-def measure(flow: Flow, clip: torch.Tensor, repeats: int, device: torch.device) -> tuple[list[Cost], dict[str, float]]:
+def works(flow: Flow, clip: torch.Tensor, device: torch.device) -> dict[tuple[str, str], Callable[[], object]]:
+    """What is measured, by name and type of the subnets."""
     options = MpmOptions(threshold="quantile")  # half of the latents are static, so that decoding is not skipped
-    frames = len(clip)
-    x = to_unit(clip).to(device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        latents = flow.encode(x[:1])[0]
-    operations = counter.get_total_flops()  # of one frame, one way; the other way is the same network
-    costs, facts = [], {"gflop_encode": operations / 1e9}
-    speeds = {dtype: matrix_speed(dtype, device, repeats) for dtype in (torch.float32, torch.bfloat16)}
-    masks = {}
+    frames = to_unit(clip).to(device)
 
-    def add(name: str, dtype: torch.dtype, work: Callable[[], object], ways: int) -> None:
-        rates = sorted(frames / s for s in repeat(work, repeats, device))
-        rate = statistics.median(rates)
-        share = rate * ways * operations / speeds[dtype]
-        costs.append(Cost(name, str(dtype).removeprefix("torch."), rate, (rates[0], rates[-1]), share))
+    def loop() -> None:
+        plain_masks(clip, options, flow.set_dtype(torch.float32))
 
-    add("plain loop, whole", torch.float32, lambda: plain_masks(clip, options, flow), 2)
-    for dtype in (torch.float32, torch.bfloat16):
-        flow.set_dtype(dtype)
+    def one_way(dtype: torch.dtype, decode: bool) -> Callable[[], None]:
         with torch.inference_mode():
-            latents = flow.encode(x)[0]
-            add("encode", dtype, lambda: flow.encode(x), 1)
-            add("decode", dtype, lambda z=latents: flow.decode(z), 1)  # type: ignore[misc]
-        add("masks, whole", dtype, lambda: flow_masks([clip], options, flow), 2)
-        masks[dtype], report = flow_masks([clip], options, flow)[0]
-        assert report.degenerate is None, report.degenerate
-    flow.set_dtype(torch.float32)
-    facts["matrix_gflops_fp32"] = speeds[torch.float32] / 1e9
-    facts["matrix_gflops_bf16"] = speeds[torch.bfloat16] / 1e9
-    facts["mask_pixels_changed_by_bf16"] = float((masks[torch.float32] != masks[torch.bfloat16]).mean())
-    whole = {cost.dtype: cost.frames_per_second for cost in costs if cost.name == "masks, whole"}
-    facts["speedup_fp32"] = whole["float32"] / costs[0].frames_per_second
-    facts["speedup_bf16"] = whole["bfloat16"] / costs[0].frames_per_second
-    work = 2 * operations * DATA_SET_CLIPS * CLIP_FRAMES
-    facts["hours_on_8_rtx3090_estimated"] = work / (GPUS * GPU_FLOPS * GPU_SHARE) / 3600
-    facts["hours_on_this_machine"] = DATA_SET_CLIPS * CLIP_FRAMES / max(whole.values()) / 3600
+            latents = flow.set_dtype(dtype).encode(frames)[0]
+
+        def work() -> None:
+            flow.set_dtype(dtype)
+            with torch.inference_mode():
+                for part in (latents if decode else frames).split(flow.frames_per_pass):
+                    flow.decode(part) if decode else flow.encode(part)
+
+        return work
+
+    def whole(dtype: torch.dtype) -> Callable[[], None]:
+        def work() -> None:
+            _, report = flow_masks([clip], options, flow.set_dtype(dtype))[0]
+            assert report.degenerate is None, report.degenerate
+
+        return work
+
+    listed: dict[tuple[str, str], Callable[[], object]] = {("plain loop", "float32"): loop}
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        listed["encode", name] = one_way(dtype, decode=False)
+        listed["decode", name] = one_way(dtype, decode=True)
+        listed["masks", name] = whole(dtype)
+    return listed
+
+
+def measure(
+    flow: Flow, clip: torch.Tensor, rounds: int, device: torch.device
+) -> tuple[list[Cost], dict[str, float | str]]:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        flow.encode(to_unit(clip[:1]).to(device))
+    operations = counter.get_total_flops()  # of one frame, one way; the other way is the same network
+    speeds = {name: matrix_speed(getattr(torch, name), device) for name in ("float32", "bfloat16")}
+    listed = works(flow, clip, device)
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in listed}
+    for _ in range(rounds + 1):
+        for key, work in listed.items():
+            seconds[key].append(timed(work, device))
+    costs = []
+    for (name, dtype), each in seconds.items():
+        rates = sorted(len(clip) / s for s in each[1:])
+        rate = statistics.median(rates)
+        ways = 1 if name in ("encode", "decode") else 2
+        share = rate * ways * operations / speeds[dtype]
+        costs.append(Cost(name, dtype, rate, (rates[0], rates[-1]), share))
+
+    def speedup(dtype: str) -> float:
+        return statistics.median(
+            a / b for a, b in zip(seconds["plain loop", "float32"][1:], seconds["masks", dtype][1:])
+        )
+
+    default = subnet_dtype("auto", device)
+    hours = 2 * operations * DATA_SET_CLIPS * CLIP_FRAMES / (GPUS * GPU_FLOPS * GPU_SHARE) / 3600
+    rate = next(cost.frames_per_second for cost in costs if (cost.name, cost.dtype) == ("masks", default))
+    facts: dict[str, float | str] = {
+        "gflop_encode": operations / 1e9,
+        "matrix_gflops_float32": speeds["float32"] / 1e9,
+        "matrix_gflops_bfloat16": speeds["bfloat16"] / 1e9,
+        "frames_per_pass": flow.frames_per_pass,
+        "default_dtype": default,
+        "speedup_default": speedup(default),
+        "speedup_float32": speedup("float32"),
+        "hours_on_8_rtx3090_estimated": hours,
+        "core_hours_measured_rate": DATA_SET_CLIPS * CLIP_FRAMES / rate / 3600,
+    }
     return costs, facts
 
 
@@ -131,8 +169,8 @@ def parse() -> argparse.Namespace:
     source.add_argument("--flow", type=Path, help="a trained flow")
     parser.add_argument("--size", type=int, choices=SIZES, default=64, help="with --preset (default: 64)")
     parser.add_argument("--frames", type=int, default=32, help="of the clip (default: 32)")
-    parser.add_argument("--repeats", type=int, default=3, help="of every measurement (default: 3)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--rounds", type=int, default=5, help="after one to warm up (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--out", type=Path, required=True, help="the figures as JSON")
     return parser.parse_args()
@@ -141,8 +179,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     if args.flow is not None:
         flow = load_flow(args.flow, device)
     else:
@@ -150,22 +187,22 @@ def main() -> None:
         flow = Flow(flow_config(args.preset, args.size), FlowCard("trained")).to(device)
         flow.normalise_to(to_unit(moving_clip(32, args.size)).to(device))
         flow.requires_grad_(False).eval()
-    costs, facts = measure(flow, moving_clip(args.frames, flow.size), args.repeats, device)
+    costs, facts = measure(flow, moving_clip(args.frames, flow.size), args.rounds, device)
     table = Table("work", "type", "frames/s", "spread", "of matrix speed", title=f"{flow.config.preset} {flow.size}")
     for cost in costs:
-        share = "" if cost.share_of_matrix_speed is None else f"{100 * cost.share_of_matrix_speed:.0f} %"
         low, high = cost.spread
+        share = f"{100 * cost.share_of_matrix_speed:.0f} %"
         table.add_row(cost.name, cost.dtype, f"{cost.frames_per_second:.1f}", f"{low:.1f} to {high:.1f}", share)
     console.print(table)
     for name, value in facts.items():
-        console.print(f"{name}: {value:.4g}")
+        console.print(f"{name}: {value if isinstance(value, str) else f'{value:.4g}'}")
     write_json(
         args.out,
         {
             "flow": dataclasses.asdict(flow.config),
             "frames": args.frames,
-            "repeats": args.repeats,
-            "threads": torch.get_num_threads(),
+            "rounds": args.rounds,
+            "threads": args.threads,
             "machine": describe(),
             "costs": [dataclasses.asdict(cost) for cost in costs],
             **facts,

@@ -21,11 +21,14 @@ from cclslr.masking.mpm import CHOICES, MpmOptions, motion_mask
 from cclslr.shards.format import MASK_SIZE
 
 EXAMPLES = """examples:
-  python tools/eval_masks.py --flow flows/tiny.safetensors --clips 120 --out docs/results/masking/synthsign.json
+  python tools/eval_masks.py --flow flows/tiny.safetensors --clips 120 --seed 2000 --out masks.json
 
 Precision: share of the kept pixels that the moving forearms and hands sweep during the clip. Recall: share of the
 moving pixels of each frame that are kept. Both are means over clips; F1 is that of the two means. `p` of quantile
-thresholds is the share of latents masked."""
+thresholds is the share of latents masked. The default options are also run with bfloat16 subnets; the share of pixels
+that this changes is set beside what noise of half a gray level in the video changes."""
+
+NOISE = 0.5  # standard deviation, of 256 gray values
 
 
 @dataclasses.dataclass
@@ -44,22 +47,32 @@ class Score:
     clips: int
 
 
-def variants(flows: dict[str, Flow]) -> list[tuple[str, MpmOptions]]:
-    """Every method and option that is compared: (name of the flow, options)."""
-    listed = [("", MpmOptions(method="temporal_std")), ("", MpmOptions(method="pose_discs"))]
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A method with its options."""
+
+    flow: str  # its name; none for methods without one
+    options: MpmOptions
+    dtype: torch.dtype = torch.float32
+
+    def __str__(self) -> str:
+        options = self.options
+        if options.method != "flow":
+            return options.method
+        half = " bf16" if self.dtype == torch.bfloat16 else ""
+        return f"{options.keep} {options.threshold} p={options.p:g} {options.binarize}{half}"
+
+
+def variants(flows: dict[str, Flow]) -> list[Variant]:
+    """Everything that is compared."""
+    listed = [Variant("", MpmOptions(method="temporal_std")), Variant("", MpmOptions(method="pose_discs"))]
     for name in flows:
-        listed += [
-            (name, MpmOptions(keep=keep, binarize=how)) for how in CHOICES["binarize"] for keep in ("high", "low")
-        ]
-        listed += [(name, MpmOptions(p=p)) for p in (0.25, 0.75)]
-        listed += [(name, MpmOptions(threshold="quantile", p=p)) for p in (0.5, 0.7, 0.8, 0.9)]
+        options = [MpmOptions(keep=keep, binarize=how) for how in CHOICES["binarize"] for keep in ("high", "low")]
+        options += [MpmOptions(p=p) for p in (0.25, 0.75)]
+        options += [MpmOptions(threshold="quantile", p=p) for p in (0.5, 0.7, 0.8, 0.9)]
+        listed += [Variant(name, each) for each in options]
+        listed.append(Variant(name, MpmOptions(), torch.bfloat16))
     return listed
-
-
-def describe(options: MpmOptions) -> str:
-    if options.method != "flow":
-        return options.method
-    return f"{options.keep} {options.threshold} p={options.p:g} {options.binarize}"
 
 
 def truth(clip: SynthClip) -> np.ndarray:
@@ -68,8 +81,11 @@ def truth(clip: SynthClip) -> np.ndarray:
     return torch.nn.functional.interpolate(region, (MASK_SIZE, MASK_SIZE), mode="area")[:, 0].numpy() > 0.5
 
 
-def evaluate(clips: list[SynthClip], flows: dict[str, Flow]) -> list[Score]:
+def evaluate(clips: list[SynthClip], flows: dict[str, Flow]) -> tuple[list[Score], dict[str, dict[str, float]]]:
+    """The scores, best first; and by flow and cause, which share of the default masks' pixels changes."""
     listed = variants(flows)
+    changed: dict[str, list[float]] = {f"{name}, {cause}": [] for name in flows for cause in ("bf16", "noise")}
+    rng = np.random.default_rng(0)
     values = np.zeros((len(listed), len(clips), 4))  # precision, recall, kept, latents masked
     degenerate = np.zeros(len(listed), int)
     with progress_bar() as bar:
@@ -78,8 +94,18 @@ def evaluate(clips: list[SynthClip], flows: dict[str, Flow]) -> list[Score]:
             raw, moving_THW = clip.load(), truth(clip)
             assert raw.frames_THWC is not None
             swept_HW = moving_THW.any(0)
-            for j, (name, options) in enumerate(listed):
-                mask_THW, report = motion_mask(raw.frames_THWC, options, flows.get(name), raw.keypoints_TKC)
+            exact = {}
+            for j, variant in enumerate(listed):
+                flow = flows[variant.flow].set_dtype(variant.dtype) if variant.flow else None
+                mask_THW, report = motion_mask(raw.frames_THWC, variant.options, flow, raw.keypoints_TKC)
+                if variant.flow and variant == Variant(variant.flow, MpmOptions()):
+                    exact[variant.flow] = mask_THW
+                    noisy = raw.frames_THWC + rng.normal(0, NOISE, raw.frames_THWC.shape)
+                    noisy_THWC = noisy.round().clip(0, 255).astype(np.uint8)
+                    noisy_THW, _ = motion_mask(noisy_THWC, variant.options, flow)
+                    changed[f"{variant.flow}, noise"].append(float((noisy_THW != mask_THW).mean()))
+                elif variant.dtype == torch.bfloat16:
+                    changed[f"{variant.flow}, bf16"].append(float((mask_THW != exact[variant.flow]).mean()))
                 kept = mask_THW.astype(bool)
                 precision = (kept & swept_HW).sum() / max(1, kept.sum())
                 recall = (kept & moving_THW).sum() / max(1, moving_THW.sum())
@@ -87,24 +113,25 @@ def evaluate(clips: list[SynthClip], flows: dict[str, Flow]) -> list[Score]:
                 degenerate[j] += report.degenerate is not None
             bar.advance(shown)
     scores = []
-    for (name, options), rows, bad in zip(listed, values, degenerate):
+    for variant, rows, bad in zip(listed, values, degenerate):
         precision, recall, kept, masked = rows.mean(0)
         each = 2 * rows[:, 0] * rows[:, 1] / np.maximum(rows[:, 0] + rows[:, 1], 1e-9)
         scores.append(
             Score(
-                flow=name,
-                method=describe(options),
+                flow=variant.flow,
+                method=str(variant),
                 precision=precision,
                 recall=recall,
                 f1=2 * precision * recall / max(precision + recall, 1e-9),
                 f1_std=float(each.std()),
                 kept=kept,
-                latents_masked=masked if name else None,
+                latents_masked=masked if variant.flow else None,
                 degenerate=int(bad),
                 clips=len(clips),
             )
         )
-    return sorted(scores, key=lambda score: -score.f1)
+    shares = {name: {"mean": float(np.mean(each)), "worst_clip": max(each)} for name, each in changed.items()}
+    return sorted(scores, key=lambda score: -score.f1), shares
 
 
 def parse() -> argparse.Namespace:
@@ -129,7 +156,7 @@ def main() -> None:
     )  # fmt: skip
     clips = [row.source for row in manifest(options)][: args.clips]
     started = time.perf_counter()
-    scores = evaluate([clip for clip in clips if isinstance(clip, SynthClip)], flows)
+    scores, changed = evaluate([clip for clip in clips if isinstance(clip, SynthClip)], flows)
     table = Table("flow", "method", "precision", "recall", "F1", "kept", "latents masked", "degenerate")
     for s in scores:
         masked = "" if s.latents_masked is None else f"{s.latents_masked:.2f}"
@@ -138,6 +165,10 @@ def main() -> None:
             masked, str(s.degenerate),
         )  # fmt: skip
     console.print(table, width=140, crop=False)
+    for name, share in changed.items():
+        console.print(
+            f"changed by {name}: {share['mean']:.2%} of the pixels, {share['worst_clip']:.2%} of the worst clip"
+        )
     write_json(
         args.out,
         {
@@ -154,6 +185,7 @@ def main() -> None:
                 }
                 for path in args.flow
             },
+            "pixels_changed": changed,
             "scores": [dataclasses.asdict(score) for score in scores],
         },
     )

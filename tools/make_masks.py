@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python tools/make_masks.py shards/wlasl --flow flows/sl.safetensors
   python tools/make_masks.py shards/wlasl --flow flows/sl.safetensors --threshold quantile --p 0.9
   python tools/make_masks.py shards/wlasl --method temporal_std --workers 8
+  python tools/make_masks.py shards/wlasl --flow flows/sl.safetensors --scheduler tcp://head:8786     # docs/cluster.md
   torchrun --nproc-per-node 8 tools/make_masks.py shards/wlasl --flow flows/sl.safetensors      # eight GPUs
 
 Stopped or killed, the same command goes on where it was. Given again with other options, it replaces the masks. While
@@ -34,27 +35,29 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the flow (default auto)")
     parser.add_argument(
-        "--amp", choices=("fp32", "bf16"), default="fp32",
-        help="type of the flow's subnets; bf16 is faster and changes about one mask pixel in a hundred (default fp32)",
+        "--workers", type=int, metavar="N",
+        help="processes on the CPUs of this machine (default: one a core; on GPUs, one a rank of torchrun)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, help="processes on the CPU (default: one a core; on GPUs, one a rank of torchrun)"
+        "--scheduler", metavar="ADDRESS", help="dask.distributed scheduler whose workers' CPUs to use instead"
     )
     return parser.parse_args(argv)
 
 
 def main() -> None:
     args = parse()
-    with ranks(args.device) as world:
+    if args.scheduler is not None and (args.workers is not None or args.device == "cuda"):
+        raise ValueError("--scheduler takes the CPUs of its workers: leave out --workers, and --device cuda (torchrun)")
+    with ranks("cpu" if args.scheduler is not None else args.device) as world:
         on_cpu = world.device.type == "cpu"
         cores = os.cpu_count() or 1
-        settings = mask_settings(args, str(world.device), {"fp32": "float32", "bf16": "bfloat16"}[args.amp])
+        settings = mask_settings(args, world.device)
         workers = args.workers if args.workers is not None else cores if on_cpu and world.world == 1 else 0
         if not on_cpu or world.world > 1:
-            if workers:
-                raise ValueError("--workers is for one process on the CPU; several GPUs take torchrun instead")
+            if workers or args.scheduler is not None:
+                raise ValueError("--workers and --scheduler are for CPUs; several GPUs take torchrun instead")
             settings = dataclasses.replace(settings, threads=max(1, cores // world.world))
-        masks = make_masks(args.shards, settings, workers, world)
+        masks = make_masks(args.shards, settings, workers, world, args.scheduler)
         if world.main:
             console.print(table(masks))
 

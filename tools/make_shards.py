@@ -126,13 +126,13 @@ def main() -> int:
         console.print(f"{result.shards_reused} shards were already there")
     rejected = len(result.rejected)
     if args.masks:
-        add_masks(args.out, args.workers)
+        add_masks(args.out, args.workers, args.scheduler)
     reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
     return 1 if rejected else 0
 
 
-def add_masks(out: str, workers: int) -> None:
+def add_masks(out: str, workers: int, scheduler: str | None) -> None:
     """Make masks with the defaults of make_masks.py."""
     # Imported here: the worker processes import this file too, and most of them make no masks.
     import torch
@@ -143,7 +143,8 @@ def add_masks(out: str, workers: int) -> None:
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    make_masks(out, mask_settings(parser.parse_args([])), workers, Ranks(0, 1, torch.device("cpu")))
+    alone = Ranks(0, 1, torch.device("cpu"))
+    make_masks(out, mask_settings(parser.parse_args([]), alone.device), workers, alone, scheduler)
 
 
 def estimate_cost(found: Import, options: PackOptions, workers: int) -> dict[str, int | None]:

@@ -24,6 +24,8 @@ from cclslr.files import atomic_write
 from cclslr.masking.architecture import FlowConfig, Subnet, build
 
 METADATA_KEY = "cclslr_flow"
+CACHED_VALUES = 1 << 22  # of a layer's output, in bfloat16 or float32: what a CPU core's share of the cache holds
+GPU_FRAMES_PER_PASS = 64
 
 
 @dataclass
@@ -51,6 +53,13 @@ class Flow(nn.Module):
     @property
     def latent_dim(self) -> int:
         return 3 * self.size**2
+
+    @property
+    def frames_per_pass(self) -> int:
+        """How many frames should go through together: on a CPU as many as leave the widest output in the cache."""
+        if self.device.type != "cpu":
+            return GPU_FRAMES_PER_PASS
+        return max(1, CACHED_VALUES // (self.config.width * self.config.finest**2))
 
     @property
     def device(self) -> torch.device:

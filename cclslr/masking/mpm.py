@@ -91,15 +91,16 @@ def motion_mask(
 
 @torch.inference_mode()
 def flow_masks(
-    clips_TCHW: Sequence[Tensor], options: MpmOptions, flow: Flow, frames_per_pass: int = 64
+    clips_TCHW: Sequence[Tensor], options: MpmOptions, flow: Flow, frames_per_pass: int | None = None
 ) -> list[tuple[np.ndarray, MpmReport]]:
     """The masks of several clips, given as `resize` returns them, with the flow run on frames of all clips together."""
     videos, keeps, reasons = motion_videos(clips_TCHW, options, flow, frames_per_pass)
+    still_1CHW = decode_zero(flow) if options.binarize == "decoded_difference" else None
     results = []
     for video_TCHW, keep_D, reason in zip(videos, keeps, reasons):
         mask_THW = None
         if reason is None:
-            mask_THW, reason = _binarize(video_TCHW, options.binarize, flow)
+            mask_THW, reason = _binarize(video_TCHW, options.binarize, still_1CHW)
         if mask_THW is None:
             mask_THW = torch.ones(len(video_TCHW), MASK_SIZE, MASK_SIZE)
         results.append(_finish(mask_THW, reason, 1.0 - float(keep_D.float().mean())))
@@ -108,12 +109,13 @@ def flow_masks(
 
 @torch.inference_mode()
 def motion_videos(
-    clips_TCHW: Sequence[Tensor], options: MpmOptions, flow: Flow, frames_per_pass: int = 64
+    clips_TCHW: Sequence[Tensor], options: MpmOptions, flow: Flow, frames_per_pass: int | None = None
 ) -> tuple[list[Tensor], list[Tensor], list[str | None]]:
     """The motion-preserving videos (T, 3, S, S), which latents each clip keeps (D,), and why a clip is degenerate.
 
     A degenerate clip's video is its input: nothing of it is decoded.
     """
+    frames_per_pass = flow.frames_per_pass if frames_per_pass is None else frames_per_pass
     lengths = [len(clip) for clip in clips_TCHW]
     frames = torch.cat([to_unit(clip) for clip in clips_TCHW])
     passes = range(0, len(frames), frames_per_pass)
@@ -195,7 +197,8 @@ def _split_map(maps_N1HW: Tensor) -> tuple[Tensor | None, str | None]:
     return maps > otsu(maps, 0.0, high), None
 
 
-def _binarize(video_TCHW: Tensor, how: str, flow: Flow) -> tuple[Tensor | None, str | None]:
+def _binarize(video_TCHW: Tensor, how: str, still_1CHW: Tensor | None) -> tuple[Tensor | None, str | None]:
+    """The mask of a motion-preserving video; `still_1CHW` is the decoded zero latent, which one map compares with."""
     if not bool(torch.isfinite(video_TCHW).all()):
         return None, "non-finite frames"
     video_TCHW = video_TCHW.clamp(0, 1)
@@ -207,7 +210,8 @@ def _binarize(video_TCHW: Tensor, how: str, flow: Flow) -> tuple[Tensor | None, 
             return None, "no motion"
         return gray > otsu(gray, 0.0, 1.0), None
     if how == "decoded_difference":
-        return _split_map((_gray(video_TCHW) - _gray(decode_zero(flow).clamp(0, 1))).abs())
+        assert still_1CHW is not None
+        return _split_map((_gray(video_TCHW) - _gray(still_1CHW.clamp(0, 1))).abs())
     distance_T1HW = (video_TCHW - video_TCHW.mean(0)).square().sum(1, keepdim=True)
     if how == "decoded_motion":
         return _split_map(distance_T1HW.sqrt())

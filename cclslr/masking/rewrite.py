@@ -61,19 +61,22 @@ class MaskTask:
         return self.new_name
 
 
-def make_masks(folder: str | Path, settings: MaskSettings, workers: int, ranks: Ranks) -> dict[str, Any]:
+def make_masks(
+    folder: str | Path, settings: MaskSettings, workers: int, ranks: Ranks, scheduler: str | None = None
+) -> dict[str, Any]:
     """Give every clip of a packed data set its mask, in place. Returns dataset.json's entry "masks".
 
     Args:
         folder: the data set.
         workers: processes; 0 works in this one, which is right for a GPU and for several ranks.
         ranks: this process among those that torchrun started; each takes its share of the shards.
+        scheduler: see `run_tasks`.
 
     Raises:
         FileNotFoundError: no packed data set there.
-        ValueError: it is being written by another process; a clip is damaged.
+        ValueError: it is being written by another process; a clip is damaged; no scheduler answers.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if not (folder / INFO_NAME).is_file():
         raise FileNotFoundError(f"{folder} is no packed data set; pack one with tools/make_shards.py")
     if ranks.main:
@@ -92,6 +95,7 @@ def make_masks(folder: str | Path, settings: MaskSettings, workers: int, ranks: 
         mask_shard,
         missing,
         workers=workers,
+        scheduler=scheduler,
         description="making masks",
         sizes=[len(task.rows) for task in missing],
     )
@@ -200,6 +204,8 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
         path.with_suffix(".parquet").unlink(missing_ok=True)
     if masks["complete"]:
         shutil.rmtree(folder / PARTS_NAME)
+        for path in folder.glob(".*.tmp"):  # of workers that were killed
+            path.unlink()
         for path in [*folder.glob("*-m????????.tar"), *folder.glob("*-m????????.idx")]:  # of runs that were given up
             if path.with_suffix(".tar").name not in order:
                 path.unlink()

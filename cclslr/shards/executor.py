@@ -6,6 +6,7 @@ A worker that dies loses nothing: its tasks are done again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -55,7 +56,7 @@ def run_tasks(
 
     Args:
         function: a module's own function; it and the tasks are pickled. It must be repeatable: when a worker dies, the
-            tasks that it had are run again.
+            tasks that it had are run again. Relative paths mean the same everywhere: it is run in this folder.
         workers: processes on this machine; 0 runs in this process.
         scheduler: address of a dask.distributed scheduler (tcp://host:8786) to use instead.
         sizes: how far each task moves the progress bar, in `unit`s; default 1.
@@ -65,6 +66,8 @@ def run_tasks(
         ValueError: the scheduler cannot be reached.
         Exception: whatever `function` raises; the tasks not begun are dropped.
     """
+    if scheduler is not None:
+        function = functools.partial(_run_in, os.getcwd(), function)
     sizes = [1] * len(tasks) if sizes is None else sizes
     waiting = deque(range(len(tasks)))
     attempts = [0] * len(tasks)
@@ -101,6 +104,12 @@ def run_tasks(
                     for number in sorted(under_way.values()):
                         _again(number, attempts, waiting, tasks, None)
                     console.print("[yellow]a worker died; its tasks are done again[/]")
+
+
+def _run_in(folder: str, function: Callable[[Task], Result], task: Task) -> Result:
+    """In a worker of a cluster, which was started wherever its node's shell happened to be."""
+    os.chdir(folder)
+    return function(task)
 
 
 def _again(
