@@ -91,6 +91,12 @@ def test_a_loaded_clip_keeps_the_contract():
         assert 0 <= first < last <= frames
 
 
+def test_keypoints_are_the_same_without_video():
+    silent = _clips(dataclasses.replace(SMALL, video=False))[7].load()
+    assert silent.frames_THWC is None
+    np.testing.assert_array_equal(silent.keypoints_TKC, _clips(SMALL)[7].load().keypoints_TKC)
+
+
 def test_without_noise_and_drop_out_the_estimator_tells_the_truth():
     clip = _clips(dataclasses.replace(SMALL, noise=0.0, drop_out=0.0))[0]
     observed, true = clip.load().keypoints_TKC, clip.clean_keypoints()

@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-out", type=float, default=1.0, help="factor on the rate at which the estimator loses a hand (default 1)"
     )
+    parser.add_argument(
+        "--no-video", action="store_true", help="keypoints alone: for the pose branch, packed in no time"
+    )
     parser.add_argument("--seed", type=int, default=default.seed, help=f"default {default.seed}")
     # It is rendered as large as it is packed: no crop to make, nothing to enlarge.
     parser.set_defaults(crop="none", size=default.size)
@@ -59,6 +62,7 @@ def load(args: argparse.Namespace) -> Import:
         seed=args.seed,
         noise=args.noise,
         drop_out=args.drop_out,
+        video=not args.no_video,
     )
     ledger = Ledger(conventions={"seed": str(options.seed), "signers": "disjoint between the splits"})
     for row in manifest(options):

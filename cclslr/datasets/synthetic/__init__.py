@@ -37,6 +37,7 @@ class SynthOptions:
     noise: float = 1.0  # factor on the keypoints' errors
     drop_out: float = 1.0  # factor on the rate at which the estimator loses a hand
     camera: float = 1.0  # factor on the movement of the camera
+    video: bool = True  # render frames; without them, the keypoints are the same
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= MAX_CLASSES:
@@ -139,19 +140,10 @@ class SynthClip:
     def load(self) -> RawClip:
         """Render the frames and estimate the keypoints."""
         options, signer, performance = self.options, self.signer, self.performance()
-        points, (unit, origin) = self._points(performance), self._camera()
-        behind = render.background(options.size + 8, signer.background)
-        shift = np.clip(np.rint(origin - origin.mean(axis=0)) + 4, 0, 8).astype(int)
-        frames = np.stack([behind[y : y + options.size, x : x + options.size] for x, y in shift])
-        upper, moving = render.arms(points, signer, unit)
-        body = render.trunk(points, performance.mouth_T2, signer, unit)
-        render.paint(frames, np.concatenate((body, upper), axis=1), 0.15)
-        render.paint(frames, moving, 0.45)
+        points, (unit, _) = self._points(performance), self._camera()
         rng = _rng(options, self.index, _ESTIMATOR)
-        strength, direction = signer.light
-        at = np.linspace(-1, 1, options.size)
-        light = rng.uniform(0.8, 1.1) + strength * (np.cos(direction) * at + np.sin(direction) * at[:, None])
-        render.expose(frames, light.astype(np.float32), rng.uniform(1, 3), int(rng.integers(2**62)))
+        exposure, grain, grain_seed = rng.uniform(0.8, 1.1), rng.uniform(1, 3), int(rng.integers(2**62))
+        frames = self._render(performance, points, exposure, grain, grain_seed) if options.video else None
         keypoints = observe(points, unit, options.noise, options.drop_out, rng)
         meta = {
             "generator": "synthsign",
@@ -162,6 +154,23 @@ class SynthClip:
             "true_signer": dataclasses.asdict(signer),
         }
         return RawClip(frames, keypoints, options.fps, meta)
+
+    def _render(
+        self, performance: Performance, points: np.ndarray, exposure: float, grain: float, grain_seed: int
+    ) -> np.ndarray:
+        options, signer, (unit, origin) = self.options, self.signer, self._camera()
+        behind = render.background(options.size + 8, signer.background)
+        shift = np.clip(np.rint(origin - origin.mean(axis=0)) + 4, 0, 8).astype(int)
+        frames = np.stack([behind[y : y + options.size, x : x + options.size] for x, y in shift])
+        upper, moving = render.arms(points, signer, unit)
+        body = render.trunk(points, performance.mouth_T2, signer, unit)
+        render.paint(frames, np.concatenate((body, upper), axis=1), 0.15)
+        render.paint(frames, moving, 0.45)
+        strength, direction = signer.light
+        at = np.linspace(-1, 1, options.size)
+        light = exposure + strength * (np.cos(direction) * at + np.sin(direction) * at[:, None])
+        render.expose(frames, light.astype(np.float32), grain, grain_seed)
+        return frames
 
 
 def moving_region(clip: SynthClip) -> np.ndarray:
