@@ -18,8 +18,8 @@ Keypoints are float16 in shards; numba has no such type, so kernels see their bi
 vcvtph2ps for 16 numbers (30,000 numbers: 2 us; a lookup table 10 us, NumPy's astype 41 us).
 
 Inside, the numbers of a frame lie in rows, all x, all y, all confidences, of a length that the compiler knows, and the
-loops over points have constant bounds: then LLVM makes vectors of all of them, interleaving included. Indexing points
-where they lie instead, three numbers apart and by table, took 61 us for both views of a clip of 75 frames; this takes 25.
+loops over points have constant bounds: then LLVM makes vectors of them, interleaving included. Indexing points
+where they lie instead, three numbers apart and by table, took 61 us for two views of a clip of 75 frames; this, 25.
 """
 
 from __future__ import annotations
