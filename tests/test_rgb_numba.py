@@ -80,7 +80,7 @@ def test_kernel_agrees_with_float64(
     matrix_V34 = yuv.compose(colour_34[None], yuv.yuv_to_rgb(full_range, bt709))
 
     crop_V4 = np.array([crop], np.float32)
-    *tables, _ = yuv.view_tables(crop_V4, np.array([flip]), width, height, size, triangle)
+    *tables, _ = yuv.view_tables(crop_V4, np.array([flip]), width, height, size)
     out_HWC = np.full((size, size, 3), 77, np.uint8)
     yuv.render(y_HW, u_HW, v_HW, *(table[0] for table in tables), matrix_V34[0], width, triangle, out_HWC)
 
@@ -108,7 +108,7 @@ def test_matrices_are_the_standards() -> None:
 def test_rows_beside_an_output_row_are_not_touched() -> None:
     y_HW = np.full((32, 64), 255, np.uint8)
     u_HW = v_HW = np.full((16, 32), 128, np.uint8)
-    *tables, _ = yuv.view_tables(np.array([[0, 0, 64, 32]], np.float32), np.array([False]), 64, 32, 16, False)
+    *tables, _ = yuv.view_tables(np.array([[0, 0, 64, 32]], np.float32), np.array([False]), 64, 32, 16)
     guarded = np.zeros(16 * 16 * 3 + 32, np.uint8)
     out_HWC = guarded[16:-16].reshape(16, 16, 3)
     matrix_34 = yuv.compose(np.eye(3, 4)[None], yuv.yuv_to_rgb(True, False))[0]
