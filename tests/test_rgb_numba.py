@@ -118,6 +118,21 @@ def test_rows_beside_an_output_row_are_not_touched() -> None:
     assert (guarded[-16:] == 0).all()
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("triangle", [False, True])
+def test_what_lies_beside_the_frame_in_memory_does_not_matter(flip: bool, triangle: bool) -> None:
+    rng = np.random.default_rng(0)
+    planes_HW = [rng.integers(0, 256, shape, np.uint8) for shape in ((32, 64), (16, 32), (16, 32))]
+    *tables, _ = yuv.view_tables(np.array([[50, 20, 64, 32]], np.float32), np.array([flip]), 64, 32, 48)
+    matrix_34 = yuv.compose(np.eye(3, 4)[None], yuv.yuv_to_rgb(True, False))[0]
+    views = []
+    for _ in range(4):
+        padded = [np.hstack([plane, rng.integers(0, 256, plane.shape, np.uint8)]) for plane in planes_HW]
+        views.append(np.empty((48, 48, 3), np.uint8))
+        yuv.render(*padded, *(table[0] for table in tables), matrix_34, 64, triangle, views[-1])
+    assert all((view == views[0]).all() for view in views)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The backend
 

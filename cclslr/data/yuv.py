@@ -1,18 +1,17 @@
 """From the YUV 4:2:0 planes of a decoded frame straight to an augmented RGB view: one fused pass over the rows.
 
 A view is linear in the planes: bilinear resampling of the crop, then one 3x4 matrix that composes YUV to RGB with the
-colour jitter. So the planes are never turned into an RGB frame. For each row of the crop (1 to 3) and
-of the view (4):
+colour jitter. So the planes are never turned into an RGB frame. For each row of the crop (1 to 3) and of the view (4):
 
-1. chroma: apply the matrix's chroma columns to a row at half width, once for the two rows that share it; double it;
-2. luma: apply the luma column, add the chroma; store pixels as four int16 (R, G, B, unused);
+1. chroma: apply the matrix's chroma columns to a row at half width, once for the two rows of luma that share it;
+2. luma: apply the luma column, add the chroma of each two pixels; store pixels as four int16 (R, G, B, unused);
 3. resample horizontally: two neighbouring source pixels are one 16-byte load; the row is kept for the next output row;
 4. blend two such rows, clamp to uint8, drop the unused channel.
 
-What made it fast: loops whose length is a multiple of 64 (LLVM's vector body without its scalar tail), few arrays a loop
-(beyond 8 run-time alias checks LLVM gives up), horizontal before vertical, so that steps 1 to 3 are done once a source row
-(a crop has fewer rows than the view it fills), and the last two steps in explicit vectors, because LLVM finds none there.
-They are generic LLVM vectors, so any CPU runs this.
+What made it fast: loops whose length is a multiple of 64 (LLVM's vector body without its scalar tail); few arrays a
+loop (beyond 8 run-time alias checks LLVM gives up); horizontal before vertical, so that steps 1 to 3 are done once a
+source row, of which a crop has fewer than the view it fills; and the last two steps in explicit vectors (vectors.py),
+because LLVM finds none there.
 
 Chroma siting. Video: a chroma sample stands for its 2x2 pixels, as in libswscale's conversion of yuv420p. JPEG: the
 triangle filter of libjpeg ("fancy upsampling"), 3/4 of the nearer and 1/4 of the farther sample, exact in both axes.
@@ -24,17 +23,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import float32, int32, njit, types, uint64
-from numba.extending import intrinsic
+from numba import float32, int32, njit
 
+from cclslr.data.vectors import finish4, finish16, resample4, resample16
 from cclslr.shards.format import MASK_SIZE
 
 MAX_WIDTH = 2048  # pixels of a frame, by the size of the scratch rows
 # A constant, so that LLVM sees that the scratch rows don't overlap; not a power of two, which would share cache lines.
 _ROW = MAX_WIDTH + 16
 _UNIT = 16.0  # one grey level, in the int16 pixels between steps 2 and 4; they hold -2047..2047 levels
-_AHEAD = 1344  # bytes from where a view is written to where it will be soon: saves 7 of 58 us where it is not in cache
 _EXACT: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _OPTIONS: dict[str, Any] = {**_EXACT, "fastmath": True}
 
@@ -62,13 +59,13 @@ def _tap(low: float, high: float, position: int, size: int, length: int) -> tupl
     """First of two neighbouring source pixels, and the second's weight: half-pixel centres, clamped to the frame."""
     at = low + (position + 0.5) / size * (high - low) - 0.5
     at = min(max(at, 0.0), length - 1.0)
-    first = int(at)
+    first = max(min(int(at), length - 2), 0)  # the second lies in the frame too: what is beside it is arbitrary
     return first, at - first
 
 
 @njit(**_EXACT)
 def _second(weight: float) -> int:
-    """The weight of the second of two pixels, less a half, in 1/65536: all that an int16 holds. See `_blend`."""
+    """The weight of the second of two pixels, less a half, in 1/65536, as vectors.py wants it."""
     return min(int(weight * 65536 + 0.5), 65535) - 32768
 
 
@@ -104,110 +101,6 @@ def view_tables(
             )
             mask_VS2[v, i, 1] = min(max(int((x0 + (i + 0.5) * (x1 - x0) / size) * MASK_SIZE / width), 0), MASK_SIZE - 1)
     return rows_VS, row_weights_VS, columns_VS, column_weights_VS4, mask_VS2
-
-
-# Explicit vectors. Addresses are integers; numbers are int16 lanes, four a pixel.
-
-
-def _vector(bits: int, lanes: int) -> ir.VectorType:
-    return ir.VectorType(ir.IntType(bits), lanes)
-
-
-def _splat(value: int, like: ir.VectorType) -> ir.Constant:
-    return ir.Constant(like, [value] * like.count)
-
-
-def _load(builder: ir.IRBuilder, address: Any, like: ir.VectorType, align: int = 2) -> Any:
-    return builder.load(builder.inttoptr(address, like.as_pointer()), align=align)
-
-
-def _store(builder: ir.IRBuilder, value: Any, address: Any) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
-
-
-def _prefetch(builder: ir.IRBuilder, address: Any) -> None:
-    """Begin to fetch the cache line at `address`, to be written soon. Any address will do, also past an array's end."""
-    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-    write, everywhere, data = number(1), number(3), number(1)
-    fetch = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
-    builder.call(fetch, [builder.inttoptr(address, pointer), write, everywhere, data])
-
-
-def _shuffle(builder: ir.IRBuilder, a: Any, b: Any, order: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(_vector(32, len(order)), order))
-
-
-def _blend(builder: ir.IRBuilder, first: Any, second: Any, weight: Any) -> Any:
-    """first + (second - first) * (weight + 1/2), with weights from `_second`; 3/4 of a unit too low on average.
-
-    The upper half of a 16-bit product is one instruction, and with the half taken apart the weight needs no 17th bit.
-    """
-    wide = _vector(32, first.type.count)
-    saturating = builder.module.declare_intrinsic(
-        f"llvm.ssub.sat.v{first.type.count}i16", fnty=ir.FunctionType(first.type, [first.type, first.type])
-    )
-    difference = builder.call(saturating, [second, first])
-    product = builder.mul(builder.sext(difference, wide), builder.sext(weight, wide))
-    upper = builder.trunc(builder.ashr(product, _splat(16, wide)), first.type)
-    half = builder.ashr(difference, _splat(1, first.type))
-    return builder.add(builder.add(first, half), upper)
-
-
-def _resample(lanes: int) -> Any:
-    """An intrinsic: `lanes` output pixels, each a blend of two neighbouring source pixels."""
-
-    def typing(_typing: Any, source: Any, columns: Any, weights: Any, out: Any) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> Any:
-            source, columns, weights, out = args
-            indices = _load(builder, columns, _vector(64, lanes), align=8)
-            pairs = []
-            for lane in range(lanes):
-                index = builder.extract_element(indices, ir.Constant(ir.IntType(32), lane))
-                address = builder.add(source, builder.shl(index, ir.Constant(index.type, 3)))
-                pairs.append(_load(builder, address, _vector(16, 8)))
-            while len(pairs) > 1:
-                both = list(range(2 * pairs[0].type.count))
-                pairs = [_shuffle(builder, a, b, both) for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
-            first, second = (
-                _shuffle(builder, pairs[0], pairs[0], [8 * lane + at + c for lane in range(lanes) for c in range(4)])
-                for at in (0, 4)
-            )
-            weight = _load(builder, weights, first.type)
-            _store(builder, _blend(builder, first, second, weight), out)
-            return context.get_dummy_value()
-
-        return types.void(types.uintp, types.uintp, types.uintp, types.uintp), generate
-
-    return intrinsic(typing)
-
-
-def _finish(lanes: int) -> Any:
-    """An intrinsic: `lanes` pixels of two rows blended, in whole levels of 0..255, three bytes a pixel."""
-
-    def typing(_typing: Any, above: Any, below: Any, weight: Any, out: Any) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> Any:
-            above, below, weight, out = args
-            first, second = (_load(builder, row, _vector(16, 4 * lanes)) for row in (above, below))
-            one = builder.insert_element(_splat(0, first.type), weight, ir.Constant(ir.IntType(32), 0))
-            blended = _blend(builder, first, second, _shuffle(builder, one, one, [0] * first.type.count))
-            levels = builder.ashr(blended, _splat(4, first.type))  # 16 units a level
-            low, high = _splat(0, levels.type), _splat(255, levels.type)
-            levels = builder.select(builder.icmp_signed(">", levels, low), levels, low)
-            levels = builder.select(builder.icmp_signed("<", levels, high), levels, high)
-            pixels = builder.trunc(levels, _vector(8, 4 * lanes))
-            rgb = _shuffle(builder, pixels, pixels, [4 * lane + c for lane in range(lanes) for c in range(3)])
-            _store(builder, rgb, out)
-            _prefetch(builder, builder.add(out, ir.Constant(out.type, _AHEAD)))
-            return context.get_dummy_value()
-
-        return types.void(types.uintp, types.uintp, types.int16, types.uintp), generate
-
-    return intrinsic(typing)
-
-
-# Sixteen pixels fill two vectors of 512 bits; four are what any size of view divides into.
-_resample4, _resample16, _finish4, _finish16 = _resample(4), _resample(16), _finish(4), _finish(16)
 
 
 @njit(**_OPTIONS)
@@ -253,10 +146,9 @@ def render(
     end_c = min((width + 1) // 2 - start_c, count_c)
 
     chroma = np.empty(5 * _ROW, np.float32)  # U; V; their share of R, G, B
-    finer = np.empty(2 * _ROW, np.float32)  # the even and the odd pixels of such a share at full width
-    bits, finer_bits = chroma.view(np.uint32), finer.view(np.uint32)
-    pairs = np.empty(3 * _ROW, np.uint64)
-    doubled = pairs.view(np.float32)  # share of R, G, B at full width
+    finer = np.empty(6 * _ROW, np.float32)  # that share at even pixels, and at odd ones; in video they are the same
+    even = finer if triangle else chroma[2 * _ROW + 1 + shift_c :]
+    odd = finer[3 * _ROW :] if triangle else even
     pixels = np.zeros(2 * _ROW, np.int32)  # four int16 each
     source = pixels.ctypes.data - 8 * start
     columns, weights = columns_S.ctypes.data, column_weights_S4.ctypes.data
@@ -265,9 +157,9 @@ def render(
 
     m = matrix_34 * float32(_UNIT)
     m[:, 3] += float32(0.5 * _UNIT + 0.5 + 2 * 0.75)  # to round; what cutting off to whole units and two blends lose
-    ry, ru, rv, r1 = m[0, 0], m[0, 1], m[0, 2], m[0, 3]
-    gy, gu, gv, g1 = m[1, 0], m[1, 1], m[1, 2], m[1, 3]
-    by, bu, bv, b1 = m[2, 0], m[2, 1], m[2, 2], m[2, 3]
+    ry, ru, rv, r_ = m[0, 0], m[0, 1], m[0, 2], m[0, 3]
+    gy, gu, gv, g_ = m[1, 0], m[1, 1], m[1, 2], m[1, 3]
+    by, bu, bv, b_ = m[2, 0], m[2, 1], m[2, 2], m[2, 3]
     low, high = float32(-32752), float32(32752)
 
     for i in range(size):
@@ -287,45 +179,45 @@ def render(
                     chroma[_ROW + k] = float32(0.75) * float32(v0[k]) + float32(0.25) * float32(v1[k])
                 for k in range(count_c):
                     u, v = chroma[k], chroma[_ROW + k]
-                    chroma[2 * _ROW + 1 + k] = ru * u + rv * v + r1
-                    chroma[3 * _ROW + 1 + k] = gu * u + gv * v + g1
-                    chroma[4 * _ROW + 1 + k] = bu * u + bv * v + b1
-                for c in range(3):
-                    share = chroma[(2 + c) * _ROW + 1 + shift_c - 1 :]  # from the sample before the first
-                    even = odd = bits[(2 + c) * _ROW + 1 + shift_c :]
-                    if triangle:
-                        chroma[(2 + c) * _ROW + shift_c] = chroma[(2 + c) * _ROW + shift_c + (start == 0)]
-                        chroma[end_c + (2 + c) * _ROW + 1] = chroma[end_c + (2 + c) * _ROW]
-                        for k in range(half):
-                            finer[k] = float32(0.75) * share[k + 1] + float32(0.25) * share[k]
-                            finer[_ROW + k] = float32(0.75) * share[k + 1] + float32(0.25) * share[k + 2]
-                        even, odd = finer_bits, finer_bits[_ROW:]
-                    for k in range(half):  # two floats as one 64-bit store: LLVM makes no vectors of stride 2
-                        pairs[c * _ROW + k] = uint64(even[k]) | (uint64(odd[k]) << uint64(32))
+                    chroma[2 * _ROW + 1 + k] = ru * u + rv * v + r_
+                    chroma[3 * _ROW + 1 + k] = gu * u + gv * v + g_
+                    chroma[4 * _ROW + 1 + k] = bu * u + bv * v + b_
+                for c in range(3 if triangle else 0):
+                    share = chroma[(2 + c) * _ROW + shift_c :]  # from the sample before the first
+                    chroma[(2 + c) * _ROW + shift_c] = share[0 if start else 1]
+                    chroma[(2 + c) * _ROW + 1 + end_c] = chroma[(2 + c) * _ROW + end_c]
+                    for k in range(half):
+                        finer[c * _ROW + k] = float32(0.75) * share[k + 1] + float32(0.25) * share[k]
+                        finer[(3 + c) * _ROW + k] = float32(0.75) * share[k + 1] + float32(0.25) * share[k + 2]
             luma = y_HW[row][start:]
-            for k in range(count):
-                y = float32(luma[k])
-                r = int32(min(max(ry * y + doubled[k], low), high))
-                g = int32(min(max(gy * y + doubled[2 * _ROW + k], low), high))
-                b = int32(min(max(by * y + doubled[4 * _ROW + k], low), high))
-                pixels[2 * k] = (r & int32(0xFFFF)) | (g << int32(16))
-                pixels[2 * k + 1] = b
+            for k in range(half):
+                y0, y1 = float32(luma[2 * k]), float32(luma[2 * k + 1])
+                r0 = int32(min(max(ry * y0 + even[k], low), high))
+                g0 = int32(min(max(gy * y0 + even[_ROW + k], low), high))
+                b0 = int32(min(max(by * y0 + even[2 * _ROW + k], low), high))
+                r1 = int32(min(max(ry * y1 + odd[k], low), high))
+                g1 = int32(min(max(gy * y1 + odd[_ROW + k], low), high))
+                b1 = int32(min(max(by * y1 + odd[2 * _ROW + k], low), high))
+                pixels[4 * k] = (r0 & int32(0xFFFF)) | (g0 << int32(16))
+                pixels[4 * k + 1] = b0
+                pixels[4 * k + 2] = (r1 & int32(0xFFFF)) | (g1 << int32(16))
+                pixels[4 * k + 3] = b1
             to = resampled.ctypes.data + (row & 1) * 8 * size
             if size % 16 == 0:
                 for x in range(0, size, 16):
-                    _resample16(source, columns + 8 * x, weights + 8 * x, to + 8 * x)
+                    resample16(source, columns + 8 * x, weights + 8 * x, to + 8 * x)
             else:
                 for x in range(0, size, 4):
-                    _resample4(source, columns + 8 * x, weights + 8 * x, to + 8 * x)
+                    resample4(source, columns + 8 * x, weights + 8 * x, to + 8 * x)
         above = resampled.ctypes.data + (first_row & 1) * 8 * size
         below = 2 * resampled.ctypes.data + 8 * size - above  # the other of the two
         to = out_HWC.ctypes.data + i * 3 * size
         if size % 16 == 0:
             for x in range(0, size, 16):
-                _finish16(above + 8 * x, below + 8 * x, row_weights_S[i], to + 3 * x)
+                finish16(above + 8 * x, below + 8 * x, row_weights_S[i], to + 3 * x)
         else:
             for x in range(0, size, 4):
-                _finish4(above + 8 * x, below + 8 * x, row_weights_S[i], to + 3 * x)
+                finish4(above + 8 * x, below + 8 * x, row_weights_S[i], to + 3 * x)
 
 
 @njit(**_OPTIONS)
