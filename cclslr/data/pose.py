@@ -35,7 +35,8 @@ from numba.extending import intrinsic
 from cclslr.data.batch import ViewParams
 from cclslr.keypoints import FLIP, NUM_JOINTS, NUM_WHOLEBODY, SLICES, WHOLEBODY
 
-CONFIDENT = np.float32(0.3)
+CONFIDENT = 0.3
+_CONFIDENT = np.float32(CONFIDENT)  # a float64 would widen what it is compared with
 _MIN_BODY_POINTS = 4
 
 _BODY = np.array(WHOLEBODY["body"])
@@ -158,7 +159,7 @@ def _normalise(wide_N, num_frames, width, height, out_TF):
         for k in _BODY:
             at = 3 * (NUM_WHOLEBODY * t + k)
             x, y, confidence = wide_N[at], wide_N[at + 1], wide_N[at + 2]
-            if confidence > CONFIDENT:
+            if confidence > _CONFIDENT:
                 left, right = min(left, x), max(right, x)
                 top, bottom = min(top, y), max(bottom, y)
                 points += 1
@@ -179,9 +180,9 @@ def _normalise(wide_N, num_frames, width, height, out_TF):
             rows_F[2 * _ROW_K + k] = points_N[3 * k + 2]
         for run in range(len(_RUNS)):
             last, joint, anchor, stand_in = _RUNS[run]
-            if not rows_F[2 * _ROW_K + anchor] > CONFIDENT:
+            if not rows_F[2 * _ROW_K + anchor] > _CONFIDENT:
                 anchor = stand_in
-            known = _ONE if rows_F[2 * _ROW_K + anchor] > CONFIDENT else _ZERO
+            known = _ONE if rows_F[2 * _ROW_K + anchor] > _CONFIDENT else _ZERO
             x, y = rows_F[anchor], rows_F[_ROW_K + anchor]
             _put(rows_F[last + 1 - _RUN :], out_F[joint + 1 - _RUN :], _RUN, x, y, unit_x, unit_y, known)
         for c in range(3):
@@ -198,6 +199,6 @@ def _put(rows_F, out_F, num, origin_x, origin_y, unit_x, unit_y, known):
         x = (rows_F[i] - origin_x) * unit_x
         y = (rows_F[_ROW_K + i] - origin_y) * unit_y
         confidence = rows_F[2 * _ROW_K + i] * known
-        out_F[i] = min(max(x, -_ONE), _ONE) if confidence > CONFIDENT else _ZERO
-        out_F[_ROW_J + i] = min(max(y, -_ONE), _ONE) if confidence > CONFIDENT else _ZERO
-        out_F[2 * _ROW_J + i] = confidence if confidence > CONFIDENT else _ZERO
+        out_F[i] = min(max(x, -_ONE), _ONE) if confidence > _CONFIDENT else _ZERO
+        out_F[_ROW_J + i] = min(max(y, -_ONE), _ONE) if confidence > _CONFIDENT else _ZERO
+        out_F[2 * _ROW_J + i] = confidence if confidence > _CONFIDENT else _ZERO
