@@ -80,7 +80,7 @@ def test_kernel_agrees_with_float64(
     matrix_V34 = yuv.compose(colour_34[None], yuv.yuv_to_rgb(full_range, bt709))
 
     crop_V4 = np.array([crop], np.float32)
-    *tables, _ = yuv.view_tables(crop_V4, np.array([flip]), width, height, size, triangle)
+    *tables, _ = yuv.view_tables(crop_V4, np.array([flip]), width, height, size)
     out_HWC = np.full((size, size, 3), 77, np.uint8)
     yuv.render(y_HW, u_HW, v_HW, *(table[0] for table in tables), matrix_V34[0], width, triangle, out_HWC)
 
@@ -108,7 +108,7 @@ def test_matrices_are_the_standards() -> None:
 def test_rows_beside_an_output_row_are_not_touched() -> None:
     y_HW = np.full((32, 64), 255, np.uint8)
     u_HW = v_HW = np.full((16, 32), 128, np.uint8)
-    *tables, _ = yuv.view_tables(np.array([[0, 0, 64, 32]], np.float32), np.array([False]), 64, 32, 16, False)
+    *tables, _ = yuv.view_tables(np.array([[0, 0, 64, 32]], np.float32), np.array([False]), 64, 32, 16)
     guarded = np.zeros(16 * 16 * 3 + 32, np.uint8)
     out_HWC = guarded[16:-16].reshape(16, 16, 3)
     matrix_34 = yuv.compose(np.eye(3, 4)[None], yuv.yuv_to_rgb(True, False))[0]
@@ -116,6 +116,21 @@ def test_rows_beside_an_output_row_are_not_touched() -> None:
     assert (out_HWC == 255).all()
     assert (guarded[:16] == 0).all()
     assert (guarded[-16:] == 0).all()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("triangle", [False, True])
+def test_what_lies_beside_the_frame_in_memory_does_not_matter(flip: bool, triangle: bool) -> None:
+    rng = np.random.default_rng(0)
+    planes_HW = [rng.integers(0, 256, shape, np.uint8) for shape in ((32, 64), (16, 32), (16, 32))]
+    *tables, _ = yuv.view_tables(np.array([[50, 20, 64, 32]], np.float32), np.array([flip]), 64, 32, 48)
+    matrix_34 = yuv.compose(np.eye(3, 4)[None], yuv.yuv_to_rgb(True, False))[0]
+    views = []
+    for _ in range(4):
+        padded = [np.hstack([plane, rng.integers(0, 256, plane.shape, np.uint8)]) for plane in planes_HW]
+        views.append(np.empty((48, 48, 3), np.uint8))
+        yuv.render(*padded, *(table[0] for table in tables), matrix_34, 64, triangle, views[-1])
+    assert all((view == views[0]).all() for view in views)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

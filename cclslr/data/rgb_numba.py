@@ -123,7 +123,7 @@ def render_clip(clip: EncodedClip, params: ViewParams, b: int, rgb_VBTHWC: np.nd
     triangle = clip.codec == "jpeg"
     if clip.width > yuv.MAX_WIDTH:
         raise BadClip(f"{clip.name}: {clip.width} pixels wide, data.backend=numba takes {yuv.MAX_WIDTH}")
-    tables = yuv.view_tables(params.crop_VB4[:, b], params.flip_VB[:, b], clip.width, clip.height, size, triangle)
+    tables = yuv.view_tables(params.crop_VB4[:, b], params.flip_VB[:, b], clip.width, clip.height, size)
     masked_V = params.masked_VB[:, b] if clip.masks_THW is not None else np.zeros(len(index_VT), bool)
     masks_THW = clip.masks_THW if masked_V.any() and clip.masks_THW is not None else _NO_MASKS
     matrix_V34 = None

@@ -141,4 +141,5 @@ def _hidden_joints(at_most: int, words: tuple[int | np.ndarray, ...]) -> np.ndar
     count_VB = np.floor(uniform(*words, Purpose.HIDDEN_COUNT) * (at_most + 1)).astype(np.int64)
     words_VB1 = tuple(np.asarray(word)[..., None] for word in words)
     lots_VBJ = hash_words(*words_VB1, Purpose.HIDDEN_JOINT, np.arange(NUM_JOINTS))
-    return lots_VBJ.argsort(axis=-1, kind="stable").argsort(axis=-1) < count_VB[..., None]
+    largest_VB1 = np.take_along_axis(np.sort(lots_VBJ), np.maximum(count_VB - 1, 0)[..., None], axis=-1)
+    return (lots_VBJ <= largest_VB1) & (count_VB > 0)[..., None]

@@ -1,16 +1,17 @@
-"""From the YUV 4:2:0 planes of a decoded frame straight to an augmented RGB view: one fused pass per output row.
+"""From the YUV 4:2:0 planes of a decoded frame straight to an augmented RGB view: one fused pass over the rows.
 
 A view is linear in the planes: bilinear resampling of the crop, then one 3x4 matrix that composes YUV to RGB with the
-colour jitter. So the planes are never turned into an RGB frame. For each row of the view:
+colour jitter. So the planes are never turned into an RGB frame. For each row of the crop (1 to 3) and of the view (4):
 
-1. chroma: blend the rows that the output row needs, at half width, and apply the matrix's chroma columns; double it;
-2. luma: blend two rows, apply the luma column, add the chroma; store pixels as four int16 (R, G, B, unused);
-3. resample horizontally: two neighbouring source pixels are one 16-byte load, times their weights, clamped to uint8.
+1. chroma: apply the matrix's chroma columns to a row at half width, once for the two rows of luma that share it;
+2. luma: apply the luma column, add the chroma of each two pixels; store pixels as four int16 (R, G, B, unused);
+3. resample horizontally: two neighbouring source pixels are one 16-byte load; the row is kept for the next output row;
+4. blend two such rows, clamp to uint8, drop the unused channel.
 
-A first version took 300 microseconds for a 224x224 view of a frame. What made it faster: loops whose length is a
-multiple of 64 (LLVM's vector body without its scalar tail), few arrays a loop (beyond 8 run-time alias checks LLVM
-gives up), and the third step in explicit vectors, because LLVM finds none there. They are generic LLVM vectors, so any
-CPU runs this.
+What made it fast: loops whose length is a multiple of 64 (LLVM's vector body without its scalar tail); few arrays a
+loop (beyond 8 run-time alias checks LLVM gives up); horizontal before vertical, so that steps 1 to 3 are done once a
+source row, of which a crop has fewer than the view it fills; and the last two steps in explicit vectors (vectors.py),
+because LLVM finds none there.
 
 Chroma siting. Video: a chroma sample stands for its 2x2 pixels, as in libswscale's conversion of yuv420p. JPEG: the
 triangle filter of libjpeg ("fancy upsampling"), 3/4 of the nearer and 1/4 of the farther sample, exact in both axes.
@@ -22,16 +23,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import float32, int32, njit, types, uint64
-from numba.extending import intrinsic
+from numba import float32, int32, njit
 
+from cclslr.data.vectors import finish4, finish16, resample4, resample16
 from cclslr.shards.format import MASK_SIZE
 
 MAX_WIDTH = 2048  # pixels of a frame, by the size of the scratch rows
 # A constant, so that LLVM sees that the scratch rows don't overlap; not a power of two, which would share cache lines.
 _ROW = MAX_WIDTH + 16
-_UNIT = 16.0  # one grey level, in the int16 pixels between steps 2 and 3; they hold -2047..2047 levels
+_UNIT = 16.0  # one grey level, in the int16 pixels between steps 2 and 4; they hold -2047..2047 levels
 _EXACT: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _OPTIONS: dict[str, Any] = {**_EXACT, "fastmath": True}
 
@@ -59,105 +59,48 @@ def _tap(low: float, high: float, position: int, size: int, length: int) -> tupl
     """First of two neighbouring source pixels, and the second's weight: half-pixel centres, clamped to the frame."""
     at = low + (position + 0.5) / size * (high - low) - 0.5
     at = min(max(at, 0.0), length - 1.0)
-    first = int(at)
+    first = max(min(int(at), length - 2), 0)  # the second lies in the frame too: what is beside it is arbitrary
     return first, at - first
 
 
 @njit(**_EXACT)
+def _second(weight: float) -> int:
+    """The weight of the second of two pixels, less a half, in 1/65536, as vectors.py wants it."""
+    return min(int(weight * 65536 + 0.5), 65535) - 32768
+
+
+@njit(**_EXACT)
 def view_tables(
-    crop_V4: np.ndarray, flip_V: np.ndarray, width: int, height: int, size: int, triangle: bool
+    crop_V4: np.ndarray, flip_V: np.ndarray, width: int, height: int, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Everything about the geometry of a clip's views that does not depend on the frame.
 
     Returns:
-        rows_VS5 int64: luma rows a, b and chroma rows c, d, e that blend into an output row;
-        row_weights_VS4 float32: weights of b, c, d, e (a has the rest of 1);
+        rows_VS int64: the first of the two source rows of an output row;
+        row_weights_VS int16: the weight of the second, by `_second`;
         columns_VS int64: the first of the two source pixels of an output pixel;
-        column_weights_VS8 int16: weights of the two in 1/32767, each four times, once a channel;
+        column_weights_VS4 int16: the weight of the second, once a channel;
         mask_VS2 int64: row and column of the mask at an output row or column.
     """
     num_views = len(crop_V4)
-    rows_VS5 = np.empty((num_views, size, 5), np.int64)
-    row_weights_VS4 = np.empty((num_views, size, 4), np.float32)
-    columns_VS = np.empty((num_views, size), np.int64)
-    column_weights_VS8 = np.empty((num_views, size, 8), np.int16)
+    rows_VS, columns_VS = np.empty((num_views, size), np.int64), np.empty((num_views, size), np.int64)
+    row_weights_VS = np.empty((num_views, size), np.int16)
+    column_weights_VS4 = np.empty((num_views, size, 4), np.int16)
     mask_VS2 = np.empty((num_views, size, 2), np.int64)
-    last_c = (height + 1) // 2 - 1
     for v in range(num_views):
         x0, y0, x1, y1 = float(crop_V4[v, 0]), float(crop_V4[v, 1]), float(crop_V4[v, 2]), float(crop_V4[v, 3])
         if flip_V[v]:
             x0, x1 = x1, x0
         for i in range(size):
-            a, w = _tap(y0, y1, i, size, height)
-            b = min(a + 1, height - 1)
-            middle = a >> 1
-            if not triangle:
-                before, here, after = 0.0, (1 - w if b >> 1 != middle else 1.0), (w if b >> 1 != middle else 0.0)
-            elif a & 1:
-                before, here, after = 0.0, 0.75 * (1 - w) + 0.25 * w, 0.25 * (1 - w) + 0.75 * w
-            else:
-                before, here, after = 0.25 * (1 - w), 0.75, 0.25 * w
-            rows_VS5[v, i] = (a, b, max(middle - 1, 0), middle, min(middle + 1, last_c))
-            row_weights_VS4[v, i] = (w, before, here, after)
-            first, w = _tap(x0, x1, i, size, width)
-            columns_VS[v, i] = first
-            second = int(w * 32767 + 0.5)
-            column_weights_VS8[v, i, :4] = 32767 - second
-            column_weights_VS8[v, i, 4:] = second
+            rows_VS[v, i], w = _tap(y0, y1, i, size, height)
+            row_weights_VS[v, i] = _second(w)
+            columns_VS[v, i], w = _tap(x0, x1, i, size, width)
+            column_weights_VS4[v, i] = _second(w)
             mask_VS2[v, i, 0] = min(
                 max(int((y0 + (i + 0.5) * (y1 - y0) / size) * MASK_SIZE / height), 0), MASK_SIZE - 1
             )
             mask_VS2[v, i, 1] = min(max(int((x0 + (i + 0.5) * (x1 - x0) / size) * MASK_SIZE / width), 0), MASK_SIZE - 1)
-    return rows_VS5, row_weights_VS4, columns_VS, column_weights_VS8, mask_VS2
-
-
-@intrinsic
-def _resample4(typing: Any, source: Any, i0: Any, i1: Any, i2: Any, i3: Any, weights: Any, out: Any) -> Any:
-    """Four output pixels: blend int16 pixels i and i + 1 at `source` by `weights`, clamp, write 12 bytes at `out`.
-
-    The product of a pixel and a weight keeps its upper 16 bits, which is one instruction and leaves units of 1/8 level.
-    """
-    address, index = types.uintp, types.intp
-    signature = types.void(address, index, index, index, index, address, address)
-
-    def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> Any:
-        source, *indices, weights, out = args
-        int8, int16, int32 = (ir.IntType(bits) for bits in (8, 16, 32))
-
-        def splat(value: int, like: ir.VectorType) -> ir.Constant:
-            return ir.Constant(like, [value] * like.count)
-
-        def offset(base: Any, amount: Any) -> Any:
-            return builder.add(base, amount)
-
-        def load8(at: Any) -> Any:
-            value = builder.load(builder.inttoptr(at, ir.VectorType(int16, 8).as_pointer()), align=2)
-            return builder.sext(value, ir.VectorType(int32, 8))
-
-        def shuffle(a: Any, b: Any, order: list[int]) -> Any:
-            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(int32, len(order)), order))
-
-        products = []
-        for number, i in enumerate(indices):
-            pixels = load8(offset(source, builder.shl(i, ir.Constant(i.type, 3))))
-            weight = load8(offset(weights, ir.Constant(weights.type, 16 * number)))
-            product = builder.mul(pixels, weight)
-            products.append(builder.trunc(builder.ashr(product, splat(16, product.type)), ir.VectorType(int16, 8)))
-        pairs = [
-            builder.add(shuffle(a, b, [0, 1, 2, 3, 8, 9, 10, 11]), shuffle(a, b, [4, 5, 6, 7, 12, 13, 14, 15]))
-            for a, b in (products[:2], products[2:])
-        ]
-        levels = shuffle(pairs[0], pairs[1], list(range(16)))
-        levels = builder.ashr(levels, splat(3, levels.type))
-        low, high = splat(0, levels.type), splat(255, levels.type)
-        levels = builder.select(builder.icmp_signed(">", levels, low), levels, low)
-        levels = builder.select(builder.icmp_signed("<", levels, high), levels, high)
-        pixels = builder.trunc(levels, ir.VectorType(int8, 16))
-        pixels = shuffle(pixels, pixels, [0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14])
-        builder.store(pixels, builder.inttoptr(out, pixels.type.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return signature, generate
+    return rows_VS, row_weights_VS, columns_VS, column_weights_VS4, mask_VS2
 
 
 @njit(**_OPTIONS)
@@ -172,10 +115,10 @@ def render(
     y_HW: np.ndarray,
     u_HW: np.ndarray,
     v_HW: np.ndarray,
-    rows_S5: np.ndarray,
-    row_weights_S4: np.ndarray,
+    rows_S: np.ndarray,
+    row_weights_S: np.ndarray,
     columns_S: np.ndarray,
-    column_weights_S8: np.ndarray,
+    column_weights_S4: np.ndarray,
     matrix_34: np.ndarray,
     width: int,
     triangle: bool,
@@ -187,13 +130,13 @@ def render(
         y_HW: luma, uint8, rows padded to an even length of at most `MAX_WIDTH`.
         u_HW: chroma of half the size, likewise.
         v_HW: likewise.
-        rows_S5: and the next three, of one view: see `view_tables`.
+        rows_S: and the next three, of one view: see `view_tables`.
         matrix_34: from `compose`.
         width: of the frame without padding.
         triangle: chroma as in JPEG, else as in video.
         out_HWC: uint8 (S, S, 3), contiguous, S a multiple of 4; is overwritten.
     """
-    size = len(rows_S5)
+    size = len(rows_S)
     first, last = min(columns_S[0], columns_S[size - 1]), max(columns_S[0], columns_S[size - 1]) + 2
     start, count = _window(first & ~1, last, y_HW.shape[1])
     start_c, count_c = _window(max(start // 2 - 1, 0), (min(last, y_HW.shape[1]) + 1) // 2 + 1, u_HW.shape[1])
@@ -202,67 +145,79 @@ def render(
     half = count // 2
     end_c = min((width + 1) // 2 - start_c, count_c)
 
-    chroma = np.empty(7 * _ROW, np.float32)  # U; V; their share of R, G, B; its even and odd pixels at full width
-    chroma_bits = chroma.view(np.uint32)
-    pairs = np.empty(3 * _ROW, np.uint64)
-    doubled = pairs.view(np.float32)  # share of R, G, B at full width
+    chroma = np.empty(5 * _ROW, np.float32)  # U; V; their share of R, G, B
+    finer = np.empty(6 * _ROW, np.float32)  # that share at even pixels, and at odd ones; in video they are the same
+    even = finer if triangle else chroma[2 * _ROW + 1 + shift_c :]
+    odd = finer[3 * _ROW :] if triangle else even
     pixels = np.zeros(2 * _ROW, np.int32)  # four int16 each
     source = pixels.ctypes.data - 8 * start
-    weights = column_weights_S8.ctypes.data
+    columns, weights = columns_S.ctypes.data, column_weights_S4.ctypes.data
+    resampled = np.empty(2 * 4 * size, np.int16)  # the last two rows of the source, of even and of odd number
+    kept, kept_chroma = np.full(2, -1), -1
 
     m = matrix_34 * float32(_UNIT)
-    m[:, 3] += float32((0.5 + 1 / 8) * _UNIT)  # to round, and what cutting off two products to 1/8 loses on average
-    ry, ru, rv, r1 = m[0, 0], m[0, 1], m[0, 2], m[0, 3]
-    gy, gu, gv, g1 = m[1, 0], m[1, 1], m[1, 2], m[1, 3]
-    by, bu, bv, b1 = m[2, 0], m[2, 1], m[2, 2], m[2, 3]
+    m[:, 3] += float32(0.5 * _UNIT + 0.5 + 2 * 0.75)  # to round; what cutting off to whole units and two blends lose
+    ry, ru, rv, r_ = m[0, 0], m[0, 1], m[0, 2], m[0, 3]
+    gy, gu, gv, g_ = m[1, 0], m[1, 1], m[1, 2], m[1, 3]
+    by, bu, bv, b_ = m[2, 0], m[2, 1], m[2, 2], m[2, 3]
     low, high = float32(-32752), float32(32752)
 
     for i in range(size):
-        w, before, here, after = row_weights_S4[i, 0], row_weights_S4[i, 1], row_weights_S4[i, 2], row_weights_S4[i, 3]
-        u0, u1, u2 = u_HW[rows_S5[i, 2]][start_c:], u_HW[rows_S5[i, 3]][start_c:], u_HW[rows_S5[i, 4]][start_c:]
-        for k in range(count_c):
-            chroma[k] = before * float32(u0[k]) + here * float32(u1[k]) + after * float32(u2[k])
-        v0, v1, v2 = v_HW[rows_S5[i, 2]][start_c:], v_HW[rows_S5[i, 3]][start_c:], v_HW[rows_S5[i, 4]][start_c:]
-        for k in range(count_c):
-            chroma[_ROW + k] = before * float32(v0[k]) + here * float32(v1[k]) + after * float32(v2[k])
-        for k in range(count_c):
-            u, v = chroma[k], chroma[_ROW + k]
-            chroma[2 * _ROW + 1 + k] = ru * u + rv * v + r1
-            chroma[3 * _ROW + 1 + k] = gu * u + gv * v + g1
-            chroma[4 * _ROW + 1 + k] = bu * u + bv * v + b1
-        for c in range(3):
-            share = (2 + c) * _ROW + 1 + shift_c
-            if triangle:
-                chroma[share - 1] = chroma[share - 1 + (start == 0)]
-                chroma[end_c + (2 + c) * _ROW + 1] = chroma[end_c + (2 + c) * _ROW]
-                for k in range(half):
-                    chroma[5 * _ROW + k] = float32(0.75) * chroma[share + k] + float32(0.25) * chroma[share + k - 1]
-                    chroma[6 * _ROW + k] = float32(0.75) * chroma[share + k] + float32(0.25) * chroma[share + k + 1]
-                even, odd = chroma_bits[5 * _ROW :], chroma_bits[6 * _ROW :]
+        first_row = rows_S[i]
+        for row in (first_row, min(first_row + 1, len(y_HW) - 1)):
+            if kept[row & 1] == row:
+                continue
+            kept[row & 1] = row
+            if triangle or kept_chroma != row >> 1:
+                kept_chroma = row >> 1
+                near = min(kept_chroma, len(u_HW) - 1)
+                far = min(max(near - 1 + 2 * (row & 1), 0), len(u_HW) - 1) if triangle else near
+                u0, u1, v0, v1 = u_HW[near][start_c:], u_HW[far][start_c:], v_HW[near][start_c:], v_HW[far][start_c:]
+                for k in range(count_c):
+                    chroma[k] = float32(0.75) * float32(u0[k]) + float32(0.25) * float32(u1[k])
+                for k in range(count_c):
+                    chroma[_ROW + k] = float32(0.75) * float32(v0[k]) + float32(0.25) * float32(v1[k])
+                for k in range(count_c):
+                    u, v = chroma[k], chroma[_ROW + k]
+                    chroma[2 * _ROW + 1 + k] = ru * u + rv * v + r_
+                    chroma[3 * _ROW + 1 + k] = gu * u + gv * v + g_
+                    chroma[4 * _ROW + 1 + k] = bu * u + bv * v + b_
+                for c in range(3 if triangle else 0):
+                    share = chroma[(2 + c) * _ROW + shift_c :]  # from the sample before the first
+                    chroma[(2 + c) * _ROW + shift_c] = share[0 if start else 1]
+                    chroma[(2 + c) * _ROW + 1 + end_c] = chroma[(2 + c) * _ROW + end_c]
+                    for k in range(half):
+                        finer[c * _ROW + k] = float32(0.75) * share[k + 1] + float32(0.25) * share[k]
+                        finer[(3 + c) * _ROW + k] = float32(0.75) * share[k + 1] + float32(0.25) * share[k + 2]
+            luma = y_HW[row][start:]
+            for k in range(half):
+                y0, y1 = float32(luma[2 * k]), float32(luma[2 * k + 1])
+                r0 = int32(min(max(ry * y0 + even[k], low), high))
+                g0 = int32(min(max(gy * y0 + even[_ROW + k], low), high))
+                b0 = int32(min(max(by * y0 + even[2 * _ROW + k], low), high))
+                r1 = int32(min(max(ry * y1 + odd[k], low), high))
+                g1 = int32(min(max(gy * y1 + odd[_ROW + k], low), high))
+                b1 = int32(min(max(by * y1 + odd[2 * _ROW + k], low), high))
+                pixels[4 * k] = (r0 & int32(0xFFFF)) | (g0 << int32(16))
+                pixels[4 * k + 1] = b0
+                pixels[4 * k + 2] = (r1 & int32(0xFFFF)) | (g1 << int32(16))
+                pixels[4 * k + 3] = b1
+            to = resampled.ctypes.data + (row & 1) * 8 * size
+            if size % 16 == 0:
+                for x in range(0, size, 16):
+                    resample16(source, columns + 8 * x, weights + 8 * x, to + 8 * x)
             else:
-                even = odd = chroma_bits[share:]
-            for k in range(half):  # two neighbouring floats as one 64-bit store: LLVM does not vectorise stride 2
-                pairs[c * _ROW + k] = uint64(even[k]) | (uint64(odd[k]) << uint64(32))
-        above, below = y_HW[rows_S5[i, 0]][start:], y_HW[rows_S5[i, 1]][start:]
-        for k in range(count):
-            y = float32(above[k])
-            y += w * (float32(below[k]) - y)
-            r = int32(min(max(ry * y + doubled[k], low), high))
-            g = int32(min(max(gy * y + doubled[2 * _ROW + k], low), high))
-            b = int32(min(max(by * y + doubled[4 * _ROW + k], low), high))
-            pixels[2 * k] = (r & int32(0xFFFF)) | (g << int32(16))
-            pixels[2 * k + 1] = b
-        row = out_HWC.ctypes.data + i * 3 * size
-        for x in range(0, size, 4):
-            _resample4(  # type: ignore[call-arg]  # the typing context is numba's business
-                source,
-                columns_S[x],
-                columns_S[x + 1],
-                columns_S[x + 2],
-                columns_S[x + 3],
-                weights + 16 * x,
-                row + 3 * x,
-            )
+                for x in range(0, size, 4):
+                    resample4(source, columns + 8 * x, weights + 8 * x, to + 8 * x)
+        above = resampled.ctypes.data + (first_row & 1) * 8 * size
+        below = 2 * resampled.ctypes.data + 8 * size - above  # the other of the two
+        to = out_HWC.ctypes.data + i * 3 * size
+        if size % 16 == 0:
+            for x in range(0, size, 16):
+                finish16(above + 8 * x, below + 8 * x, row_weights_S[i], to + 3 * x)
+        else:
+            for x in range(0, size, 4):
+                finish4(above + 8 * x, below + 8 * x, row_weights_S[i], to + 3 * x)
 
 
 @njit(**_OPTIONS)
@@ -272,10 +227,10 @@ def render_frame(
     v_HW: np.ndarray,
     number: int,
     index_VT: np.ndarray,
-    rows_VS5: np.ndarray,
-    row_weights_VS4: np.ndarray,
+    rows_VS: np.ndarray,
+    row_weights_VS: np.ndarray,
     columns_VS: np.ndarray,
-    column_weights_VS8: np.ndarray,
+    column_weights_VS4: np.ndarray,
     mask_VS2: np.ndarray,
     matrix_V34: np.ndarray,
     masked_V: np.ndarray,
@@ -301,10 +256,10 @@ def render_frame(
                 y_HW,
                 u_HW,
                 v_HW,
-                rows_VS5[v],
-                row_weights_VS4[v],
+                rows_VS[v],
+                row_weights_VS[v],
                 columns_VS[v],
-                column_weights_VS8[v],
+                column_weights_VS4[v],
                 matrix_V34[v],
                 width,
                 triangle,
