@@ -46,13 +46,13 @@ section() {
 # The paper's shape on one GPU: 64 clips a step in BatchNorm groups of 8.
 SHAPE=(--config configs/pretrain.yaml run.device=cuda data.workers="$CORES" views.mask_alpha=0)
 TIMES=(--steps 10 --warmup 3 --repeats 5)
-SIZE=256 FRAMES=(60 80) CLIPS=${SUITE_CLIPS:-128} STEPS=30 DEVICE=cuda PLACE=gpu VIDEO=h264 FLOW=advflow
+SIZE=256 FRAMES=(60 80) CLIPS=${SUITE_CLIPS:-128} STEPS=30 BATCHES=1000 DEVICE=cuda PLACE=gpu VIDEO=h264 FLOW=advflow
 if [ -n "$DRY" ]; then
     SHAPE=(--config configs/pretrain.yaml run.device=cpu data.workers=2 views.mask_alpha=0 model.rgb=r3d10_narrow
         model.gcn_width=16 model.transformer_blocks=1 model.transformer_heads=2 model.transformer_width=32
         views.rgb_frames=16 views.size=32 views.pose_frames=8 objective.bank_size=64 optim.batch=8 optim.micro_batch=4)
     TIMES=(--steps 1 --warmup 0 --repeats 3)
-    SIZE=64 FRAMES=(16 24) CLIPS=8 STEPS=2 DEVICE=cpu PLACE=cpu VIDEO=vp9 FLOW=tiny  # vp9: what DALI decodes on a CPU
+    SIZE=64 FRAMES=(16 24) CLIPS=8 STEPS=2 BATCHES=40 DEVICE=cpu PLACE=cpu VIDEO=vp9 FLOW=tiny  # vp9: what DALI decodes on a CPU
 fi
 data() { echo "data.shards=[$WORK/$1]"; }
 train() { "$PYTHON" tools/bench_train.py "${SHAPE[@]}" "${TIMES[@]}" "$@"; }
@@ -68,6 +68,10 @@ masks() {
     "$PYTHON" tools/make_masks.py "$WORK/jpeg" --device "$DEVICE" || return
     "$PYTHON" tools/bench_masks.py --preset "$FLOW" --device "$DEVICE" --out "$WORK/masks.json"
 }
+memory() {  # some forty batches of a dry run are too few to tell growth from warming up
+    "$PYTHON" tools/bench_memory.py "$WORK/jpeg" "$WORK/$VIDEO" --batches "$BATCHES" --json "$WORK/memory.json" \
+        data.device="$PLACE" || [ -n "$DRY" ] && [ -s "$WORK/memory.json" ]
+}
 short_run() {
     "$PYTHON" -m cclslr.train "${SHAPE[@]}" "$(data jpeg)" views.mask_alpha=0.2 run.dir="$WORK/run" run.max_steps="$1" \
         run.log_every=5 run.knn_every=0 run.seed=1 || return
@@ -80,8 +84,8 @@ assert losses and all(map(math.isfinite, losses)), f"losses {losses}"
 json.dump(lines, open(sys.argv[2], "w"))
 PY
 }
-export -f data train pack masks short_run
-export WORK PYTHON SIZE CLIPS DEVICE CORES VIDEO FLOW
+export -f data train pack masks memory short_run
+export WORK PYTHON SIZE CLIPS BATCHES DEVICE PLACE CORES VIDEO FLOW DRY
 
 # step NAME SECONDS FUNCTION…: a section that is a function of this file.
 step() {
@@ -112,6 +116,7 @@ step train_video_nvdec 50 train --json "$WORK/train_video_nvdec.json" \
     data.decode=dali data.device="$PLACE" "$(data "$VIDEO")"
 section loaders 90 "$PYTHON" tools/bench_loader.py "$WORK/jpeg" "${SHAPE[@]:2}" --loaders cclslr \
     --clips "$CLIPS" --json "$WORK/loaders.json"
+step memory 40 memory
 step masks 40 masks
 step short_run 40 short_run "$STEPS"
 step compile 110 train "data.shards=[]" --json "$WORK/compile.json" --tricks compile
