@@ -102,7 +102,7 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
         for group, part in enumerate(slices, first_group):
             torch.manual_seed(int(hash_words(seed, Purpose.KEY_DROPOUT, step, group)))
             keys.append(learner.key({m: x_B[part] for m, x_B in key_views.items()}))
-    unshuffle_G = order_G.argsort().to(ranks.device)
+    unshuffle_G = order_G.argsort().to(ranks.device, non_blocking=True)
     g_k_G = {m: ranks.gather(torch.cat([g[m] for g, _ in keys]))[unshuffle_G] for m in views}
     f_k_G = {m: ranks.gather(torch.cat([f[m] for _, f in keys]))[unshuffle_G] for m in views}
     f_k = {m: ranks.part(f_k_G[m]) for m in views}

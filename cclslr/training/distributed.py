@@ -57,7 +57,7 @@ class Ranks:
         """
         size = len(x_B)
         if self.world == 1:
-            return x_B[source_G.to(x_B.device)]
+            return x_B[source_G.to(x_B.device, non_blocking=True)]
         owner_G = source_G // size
         send_rows, send_counts, receive_counts, receive_rows = [], [], [], []
         for other in range(self.world):
@@ -68,10 +68,12 @@ class Ranks:
             from_other = (self.part(owner_G) == other).nonzero()[:, 0]
             receive_rows.append(from_other)
             receive_counts.append(len(from_other))
-        received = torch.empty_like(x_B)
-        dist.all_to_all_single(received, x_B[torch.cat(send_rows).to(x_B.device)], receive_counts, send_counts)
-        shuffled = torch.empty_like(x_B)
-        shuffled[torch.cat(receive_rows).to(x_B.device)] = received
+        # A blocking copy of the indices would wait for everything that the device was given before them.
+        send = torch.cat(send_rows).to(x_B.device, non_blocking=True)
+        receive = torch.cat(receive_rows).to(x_B.device, non_blocking=True)
+        received, shuffled = torch.empty_like(x_B), torch.empty_like(x_B)
+        dist.all_to_all_single(received, x_B[send], receive_counts, send_counts)
+        shuffled[receive] = received
         return shuffled
 
 
