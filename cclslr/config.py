@@ -114,7 +114,7 @@ class RunConfig:
     dir: str = "runs/pretrain"
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
-    amp: str = "auto"  # auto | fp32 | bf16 | fp16: auto is bf16 where the device has it, else fp16 (GPU), fp32 (CPU)
+    amp: str = "auto"  # auto | fp32 | bf16 | fp16: auto is bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU
     resume: str = "auto"  # auto | none | path of a checkpoint
     checkpoint_every: int = 10  # epochs between the checkpoints that are kept; last.pt is written every epoch
     checkpoint_steps: int = 0  # additionally write last.pt every so many steps (0: never)

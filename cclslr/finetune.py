@@ -130,6 +130,7 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
                 rate.restart(done)
             record: dict[str, Any] = {}
             if done % cfg.run.log_every == 0 or done == last_step:
+                amp.check_progress()
                 mean = ranks.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
                 record |= dict(zip(losses, mean)) | rate.since_last(done) | {"epoch": done / per_epoch}
                 text = "  ".join(f"{name} {value:.2f}" for name, value in zip(losses, mean))

@@ -182,6 +182,7 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
                     crc for of_rank in ranks.gather_objects(loader.batch_hashes(batch)) for crc in of_rank
                 ]
             if done % cfg.run.log_every == 0 or done == last_step:
+                learner.amp.check_progress()
                 mean = ranks.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
                 record |= {"loss": sum(mean)} | dict(zip(losses, mean)) | rate.since_last(done)
                 record |= {"epoch": done / per_epoch, "lr": learning_rate(cfg.optim, epoch)}

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 TINY = [
     "model.rgb=r3d10_narrow", "model.gcn_width=16", "model.transformer_blocks=1", "model.transformer_heads=2",
     "model.transformer_width=32", "views.rgb_frames=4", "views.pose_frames=8", "views.size=32", "views.mask_alpha=0.0",
-    "optim.batch=8", "optim.micro_batch=4", "run.log_every=1", "data.workers=1", "run.amp=fp32",
+    "optim.batch=8", "optim.micro_batch=4", "run.log_every=1", "data.workers=1",
 ]  # fmt: skip
 TINY_PRETRAIN = [*TINY, "objective.bank_size=16", "run.hash_stream=true", "run.checkpoint_steps=1", "run.knn_every=0"]
 

@@ -70,6 +70,24 @@ def test_step_that_is_not_finite_changes_nothing(bad, amp):
     assert guard.skipped == 1
 
 
+def test_a_run_that_only_skips_steps_ends():
+    model = torch.nn.Linear(3, 2)
+    optimizer, guard = sgd(model.parameters(), OptimConfig()), Amp("fp32", torch.device("cpu"))
+
+    def step(factor, times):
+        for _ in range(times):
+            guard.backward(model(torch.ones(4, 3)).mean() * factor)
+            guard.step(optimizer)
+
+    step(float("nan"), 49)
+    step(1.0, 1)
+    step(float("nan"), 49)
+    guard.check_progress()
+    step(float("nan"), 1)
+    with pytest.raises(ValueError, match=r"last 50 steps .* diverged.*amp=fp32"):
+        guard.check_progress()
+
+
 def test_batch_that_does_not_split_says_what_would():
     check_batch(OptimConfig(batch=64, micro_batch=8), world=8)
     with pytest.raises(ValueError, match="multiple of 24"):
