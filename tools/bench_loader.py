@@ -94,7 +94,7 @@ class Contest:
 
     def __init__(self, names: list[str], setup: Setup, clips: int, cold: bool) -> None:
         self.setup, self.clips, self.cold = setup, clips, cold
-        self.warmup = 2 * setup.cfg.data.workers + 2  # batches; no loader here makes more ahead
+        self.warmup = 2 * setup.cfg.data.workers + 6  # batches; no loader here makes more ahead
         self.measured: dict[str, list[Measurement]] = {name: [] for name in names}
         self.absent: dict[str, str] = {}
         self._open: dict[str, LoaderProcess] = {}

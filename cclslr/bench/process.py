@@ -65,9 +65,9 @@ class LoaderProcess:
             LoaderFailed: with the reason.
         """
         self._connection.send(clips)
-        peak_rss = 0
+        peak_rss = self._rss()
         while not self._connection.poll(_SAMPLE_SECONDS):
-            peak_rss = max(peak_rss, sum(_each(self._process.pid, lambda process: process.memory_info().rss)))
+            peak_rss = max(peak_rss, self._rss())
         try:
             answer = self._connection.recv()
         except EOFError:
@@ -76,6 +76,9 @@ class LoaderProcess:
         if isinstance(answer, str):
             raise LoaderFailed(answer)
         return Measurement(*answer, peak_rss)
+
+    def _rss(self) -> int:
+        return sum(_each(self._process.pid, lambda process: process.memory_info().rss))
 
     def __enter__(self) -> LoaderProcess:
         return self

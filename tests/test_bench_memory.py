@@ -1,0 +1,62 @@
+"""The slope of memory against known lines, and the tool on a loader."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from small_runs import tiny_shards
+
+from cclslr.bench.memory import growth
+from tools import bench_memory
+
+STEPS = np.arange(100) * 25
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).normal(0, 2, len(STEPS))
+
+
+def test_a_line_has_its_slope_and_no_error():
+    result = growth(STEPS, 300 + 0.02 * STEPS)
+    assert result.slope == pytest.approx(0.02)
+    assert result.standard_error == pytest.approx(0, abs=1e-9)
+    assert not result.is_noise
+
+
+def test_growth_is_told_from_noise(noise):
+    assert growth(STEPS, 300 + noise).is_noise
+    grown = growth(STEPS, 300 + 0.01 * STEPS + noise)
+    assert not grown.is_noise
+    assert abs(grown.slope - 0.01) < 3 * grown.standard_error
+
+
+def test_shrinking_and_standing_still_are_no_growth(noise):
+    assert growth(STEPS, 300 - 0.01 * STEPS + noise).is_noise
+    assert growth(STEPS, np.full(100, 300.0)).is_noise
+
+
+def test_the_standard_error_is_the_spread_of_the_slope():
+    rng = np.random.default_rng(1)
+    results = [growth(STEPS, rng.normal(0, 2, len(STEPS))) for _ in range(400)]
+    spread = np.std([result.slope for result in results])
+    assert np.mean([result.standard_error for result in results]) == pytest.approx(spread, rel=0.15)
+
+
+def test_too_few_samples():
+    with pytest.raises(ValueError, match="at least 20"):
+        growth([1, 2], [1, 2])
+
+
+def test_the_tool(tmp_path):
+    shards, out = tiny_shards(tmp_path / "shards"), tmp_path / "memory.json"
+    small = ["views.size=32", "views.rgb_frames=2", "data.workers=1"]
+    code = bench_memory.main([str(shards), "--batches", "200", "--json", str(out), *small])
+    result = json.loads(out.read_text())
+    assert (result["codec"], len(result["samples"]["rss_mb"])) == ("jpeg", 200)
+    assert result["verdict"] == ("grows" if code else "no growth")
+    assert result["rss_mb_end"] > 50
+    with pytest.raises(ValueError, match="at least 200"):
+        bench_memory.main([str(shards), "--batches", "10"])
