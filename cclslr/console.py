@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -42,7 +43,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         code = 2
     except KeyboardInterrupt:
         code = 130

@@ -1,50 +1,62 @@
-"""The line through a process's memory, and the tool around it."""
+"""The slope of memory against known lines, and the tool on a loader."""
+
+from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from small_runs import ROOT, tiny_shards
+from small_runs import tiny_shards
 
-from cclslr.bench.growth import growth
+from cclslr.bench.memory import growth
+from tools import bench_memory
 
-
-def samples(slope: float, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """A thousand MB that fill up in the first third, then gain `slope` MB a batch."""
-    batches = np.arange(10, 2001, 10)
-    rss = 1000 - 300 * np.exp(-batches / 100) + slope * batches
-    return batches, rss + np.random.default_rng(0).normal(0, noise, len(batches))
+STEPS = np.arange(100) * 25
 
 
-def test_a_leak_is_found_and_measured():
-    fit = growth(*samples(slope=0.02))
-    assert fit.grows
-    assert fit.mb_per_1000 == pytest.approx(20, abs=0.5)
-    assert fit.gained_mb == pytest.approx(20, abs=0.5)
-    assert fit.noise_mb == pytest.approx(1, abs=0.2)
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).normal(0, 2, len(STEPS))
 
 
-@pytest.mark.parametrize("slope", [0.0, -0.02])
-def test_filling_caches_is_no_leak(slope):
-    assert not growth(*samples(slope)).grows
+def test_a_line_has_its_slope_and_no_error():
+    result = growth(STEPS, 300 + 0.02 * STEPS)
+    assert result.slope == pytest.approx(0.02)
+    assert result.standard_error == pytest.approx(0, abs=1e-9)
+    assert not result.is_noise
 
 
-def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="at least 8"):
-        growth(np.arange(7), np.ones(7))
+def test_growth_is_told_from_noise(noise):
+    assert growth(STEPS, 300 + noise).is_noise
+    grown = growth(STEPS, 300 + 0.01 * STEPS + noise)
+    assert not grown.is_noise
+    assert abs(grown.slope - 0.01) < 3 * grown.standard_error
 
 
-def test_the_tool_writes_what_it_saw(tmp_path):
-    shards = tiny_shards(tmp_path / "tiny", per_class=(2, 0, 0))
-    command = [
-        sys.executable, "tools/bench_memory.py", str(shards), "--batches", "16", "--samples", "8",
-        "--json", str(tmp_path / "out.json"), "views.rgb_frames=4", "views.size=32",
-    ]  # fmt: skip
-    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
-    assert result.returncode == int(row["grows"]), result.stdout + result.stderr
-    assert [n for n, _ in row["rss_mb"]] == list(range(2, 17, 2))
-    assert row["codec"] == "jpeg"
-    assert row["peak_mb"] == pytest.approx(max(mb for _, mb in row["rss_mb"]), abs=0.1)
+def test_shrinking_and_standing_still_are_no_growth(noise):
+    assert growth(STEPS, 300 - 0.01 * STEPS + noise).is_noise
+    assert growth(STEPS, np.full(100, 300.0)).is_noise
+
+
+def test_the_standard_error_is_the_spread_of_the_slope():
+    rng = np.random.default_rng(1)
+    results = [growth(STEPS, rng.normal(0, 2, len(STEPS))) for _ in range(400)]
+    spread = np.std([result.slope for result in results])
+    assert np.mean([result.standard_error for result in results]) == pytest.approx(spread, rel=0.15)
+
+
+def test_too_few_samples():
+    with pytest.raises(ValueError, match="at least 20"):
+        growth([1, 2], [1, 2])
+
+
+def test_the_tool(tmp_path):
+    shards, out = tiny_shards(tmp_path / "shards"), tmp_path / "memory.json"
+    small = ["views.size=32", "views.rgb_frames=2", "data.workers=1"]
+    bench_memory.main([str(shards), "--batches", "200", "--json", str(out), *small])
+    result = json.loads(out.read_text())
+    assert (result["codec"], len(result["samples"]["rss_mb"])) == ("jpeg", 200)
+    assert result["verdict"] in ("grows", "no growth")
+    assert result["rss_mb_end"] > 50
+    with pytest.raises(ValueError, match="at least 200"):
+        bench_memory.main([str(shards), "--batches", "10"])

@@ -223,6 +223,25 @@ def test_the_sweep_ends_with_config_lines(tmp_path):
     assert result["use"] in tried
 
 
+def test_a_sweep_of_loaders_and_a_scaling_run(tmp_path, capsys):
+    shards, out = tiny_shards(tmp_path / "shards"), tmp_path / "out.json"
+    small = ["--steps", "1", "--warmup", "0", "--json", str(out), *TINY, "model.modalities=[pose]", "data.workers=1"]
+    bench_train.main(["--sweep", *small, "optim.micro_batch=8", f"data.shards=[{shards}]"])
+    result = json.loads(out.read_text())
+    placed, workers, depths = result["loader"]
+    assert placed[0]["overrides"][:2] == [f"data.shards=[{shards}]", "data.backend=dali"]
+    assert result["use"][1:] == sweep.best(depths)["overrides"]
+    assert set(workers[0]["overrides"]) < set(depths[0]["overrides"])
+    assert f"data.shards=[{shards}]" in capsys.readouterr().out.replace("\n", "")
+
+    small += ["views.mask_alpha=0", "objective.bank_size=16", f"data.shards=[{shards}]"]
+    bench_train.main(["--ranks", "1,2", *small])
+    runs = json.loads(out.read_text())["scaling"]
+    assert [(run["world"], run["batch"]) for run in runs] == [(1, 8), (2, 16)]
+    assert runs[0]["efficiency"] == 1
+    assert all(run["modes"]["real"]["clips_per_second"] > 0 for run in runs)
+
+
 def test_the_best_of_a_sweep():
     def row(real: float, supply: float) -> sweep.Row:
         return {"real": {"clips_per_second": real}, "supply": {"clips_per_second": supply}}

@@ -1,27 +1,36 @@
-"""How many clips a second a loader gives, ours and what a user would pick instead: same clips, views and cores."""
+"""How many clips a second a loader gives, ours and what a user would pick instead: same clips, views and cores.
+
+Each loader lives in a process of its own, and they take turns: `--repeats` rounds after one of warm-up. A measurement
+drops what the loader had made ahead and then times the next `--clips` clips. Written down are clips a second (median,
+smallest, largest), the share of the cores that the loader kept busy, and its memory at the peak; CPU and memory are
+those of the process and its children, where memory that they share counts for each.
+
+Ours read, check sums and make two pose views as well; the others make the two RGB views alone. One that is not
+installed, or cannot read these clips, is left out and named with the reason. To install the others:
+  pip install -c constraints.txt -e '.[bench]'       SPDL and torchcodec also need FFmpeg: apt-get install ffmpeg
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import statistics
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
 import torch
-from peers import PEERS, Job
+from peers import PEERS
 from rich.table import Table
 
+from cclslr.bench.jobs import Setup
 from cclslr.bench.machine import describe
-from cclslr.config import DataConfig, PretrainConfig, load_config
-from cclslr.console import console, run_tool
+from cclslr.bench.process import LoaderFailed, LoaderProcess, Measurement, drop_from_cache
+from cclslr.config import DataConfig, PretrainConfig, load_config, to_dict
+from cclslr.console import console, progress_bar, run_tool
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
-from cclslr.data.views import draw_views
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import Ranks
@@ -31,115 +40,160 @@ EXAMPLES = """examples:
   bench_loader.py shards/wlasl300 --loaders all --json out.json
   bench_loader.py shards/wlasl300 --loaders cclslr data.workers=16            ours, on a GPU where there is one
   bench_loader.py shards/real --loaders cclslr-numba,spdl-ffmpeg --clips 64 --repeats 5
+  bench_loader.py shards/wlasl300 --cache cold          from the disk; every clip is read at most once a measurement
 
-Loaders: cclslr (ours, every backend that can read these shards), all, or names: NAMES.
-Loaders take turns, `--repeats` rounds; the first round of each is warm-up and is left out."""
+Loaders: cclslr (ours, every backend that can read these shards), all, or names: NAMES."""
 
 
-def our_loader(backend: str, shards: ShardSet, cfg: PretrainConfig, device: torch.device) -> Callable[[int], float]:
-    """A measurement of our loader: clips → clips a second, start-up left out."""
+def our_loader(backend: str, setup: Setup) -> Iterator[int]:
+    """Ours, as a training run opens it; yields the clips of each batch."""
+    cfg = setup.cfg
+    shards = ShardSet([setup.folder])
+    plan = Plan(len(shards), min(cfg.optim.batch, len(shards)), cfg.run.seed)
+    ranks = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     data = DataConfig(**{**vars(cfg.data), "backend": backend})
-    batch = cfg.optim.batch
-
-    def measure(clips: int) -> float:
-        plan = Plan(len(shards), min(batch, len(shards)), cfg.run.seed)
-        ranks = Ranks(0, 1, device)
-        with Loader(data, cfg.views, shards, plan, ranks, cfg.model.modalities, cfg.run.seed).start() as loader:
-            for _ in range(cfg.data.prefetch + 1):
-                next(loader)
-            began, taken = time.perf_counter(), 0
-            while taken < clips:
-                taken += len(next(loader).clip_ids_B)
-            return taken / (time.perf_counter() - began)
-
-    return measure
+    with Loader(data, cfg.views, shards, plan, ranks, cfg.model.modalities, cfg.run.seed).start() as loader:
+        for batch in loader:
+            yield len(batch.clip_ids_B)
 
 
-def peer_loader(name: str, shards: ShardSet, cfg: PretrainConfig) -> Callable[[int], float]:
-    """A measurement of a peer on the same clips and views; the first batch is start-up and left out."""
-    rows = shards.rows
-    num_frames, sizes = np.array([r.num_frames for r in rows]), np.array([(r.width, r.height) for r in rows])
-    videos = [shards.read(clip_id, ("video",)).video for clip_id in range(len(shards))]
-
-    def measure(clips: int) -> float:
-        jobs = []
-        for epoch in range(-(-(clips + cfg.optim.batch) // len(rows))):
-            params = draw_views(cfg.views, cfg.run.seed, epoch, np.arange(len(rows)), num_frames, sizes)
-            jobs += [Job(video, params, b, cfg.views.size) for b, video in enumerate(videos) if video is not None]
-        batches = PEERS[name](jobs[: clips + cfg.optim.batch], cfg.optim.batch, cfg.data.workers)
-        next(batches)
-        began = time.perf_counter()
-        taken = sum(batches)
-        return taken / (time.perf_counter() - began)
-
-    return measure
-
-
-def main() -> None:
-    known = [*OURS, *PEERS]
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    known = ", ".join([*OURS, *PEERS])
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=EXAMPLES.replace("NAMES", ", ".join(known)),
+        epilog=EXAMPLES.replace("NAMES", known),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shards", help="packed data set with video")
+    parser.add_argument("shards", help="packed data set with video, in a folder")
     parser.add_argument("--loaders", default="all", help="default all")
-    parser.add_argument("--clips", type=int, default=64, help="a measurement (default 64)")
+    parser.add_argument("--clips", type=int, default=64, help="of a measurement (default 64)")
     parser.add_argument("--repeats", type=int, default=3, help="counted measurements of each loader (default 3)")
+    parser.add_argument(
+        "--cache",
+        choices=("warm", "cold"),
+        default="warm",
+        help="warm: the first round leaves the clips in the page cache; cold: before each measurement the clips are"
+        " dropped from it, and the loader begins anew (default warm)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and environment")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the pre-training config")
-    args = parser.parse_intermixed_args()
-    cfg = load_config(PretrainConfig, None, ["optim.batch=8", "views.mask_alpha=0", *args.overrides])
-    names = {"all": known, "cclslr": list(OURS)}.get(args.loaders, args.loaders.split(","))
-    if unknown := set(names) - set(known):
-        raise ValueError(f"unknown loader {sorted(unknown)[0]!r}; choose of {', '.join(known)}, or cclslr, or all")
+    return parser.parse_intermixed_args(argv)
 
-    shards = ShardSet([args.shards])
-    codec = shards.info["codec"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = {"auto": "gpu" if device.type == "cuda" else "cpu"}.get(cfg.data.device, cfg.data.device)
-    measures: dict[str, Callable[[int], float]] = {}
-    absent: dict[str, str] = {}
-    for name in names:
-        ours = name.removeprefix("cclslr-") if name in OURS else None
-        measures[name] = our_loader(ours, shards, cfg, device) if ours else peer_loader(name, shards, cfg)
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    process, rss = psutil.Process(os.getpid()), dict.fromkeys(names, 0.0)
-    for turn in range(args.repeats + 1):
-        for name in [name for name in names if name not in absent]:
+
+def chosen(text: str) -> list[str]:
+    """Names of the loaders asked for."""
+    known = [*OURS, *PEERS]
+    names = {"all": known, "cclslr": list(OURS)}.get(text, text.split(","))
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown loader {unknown[0]!r}; choose of {', '.join(known)}, or cclslr, or all")
+    return names
+
+
+class Contest:
+    """The loaders that take part, and what was measured of each."""
+
+    def __init__(self, names: list[str], setup: Setup, clips: int, cold: bool) -> None:
+        self.setup, self.clips, self.cold = setup, clips, cold
+        self.warmup = 2 * setup.cfg.data.workers + 6  # batches; no loader here makes more ahead
+        self.measured: dict[str, list[Measurement]] = {name: [] for name in names}
+        self.absent: dict[str, str] = {}
+        self._open: dict[str, LoaderProcess] = {}
+        self._processes = contextlib.ExitStack()
+        if cold:
+            self._check_cold()
+
+    def _check_cold(self) -> None:
+        num_clips, needed = len(ShardSet([self.setup.folder])), self.warmup * self.setup.cfg.optim.batch + self.clips
+        if needed > num_clips:
+            raise ValueError(
+                f"--cache cold reads a clip at most once, but a measurement with its warm-up takes {needed} of"
+                f" {num_clips} clips: lower --clips, optim.batch or data.workers, or pack more"
+            )
+        if "cclslr-ffcv" in self.measured:
+            self.absent["cclslr-ffcv"] = "opening a .beton reads pages all over it, so it is not cold"
+
+    def round(self) -> None:
+        """One measurement of every loader."""
+        for name in [name for name in self.measured if name not in self.absent]:
             try:
-                rate = measures[name](args.clips)
-            except (ImportError, ValueError) as error:  # a backend or peer that is not here, or shards it cannot read
-                absent[name] = str(error).splitlines()[0]
-                continue
-            rss[name] = process.memory_info().rss / 1e6
-            rates[name] += [rate] if turn else []
+                self.measured[name].append(self._measure(name))
+            except LoaderFailed as failure:
+                self.absent[name] = str(failure)
 
-    rows: list[dict[str, Any]] = []
-    table = Table(
-        "loader", "device", "codec", "clips/s, median", "min", "max", title=f"{args.shards}, {args.clips} clips"
-    )
-    for name in [name for name in names if rates[name]]:
-        where = place if name in ("cclslr-dali",) else "cpu"
-        middle, low, high = statistics.median(rates[name]), min(rates[name]), max(rates[name])
-        rows.append(
-            {
-                "loader": name, "device": where, "codec": codec, "clips_per_second": middle, "min": low, "max": high,
-                "n": len(rates[name]), "rss_mb": round(rss[name], 1), "all": rates[name],
-            }
-        )  # fmt: skip
-        table.add_row(name, where, codec, f"{middle:.1f}", f"{low:.1f}", f"{high:.1f}")
+    def _measure(self, name: str) -> Measurement:
+        if not self.cold:
+            if name not in self._open:
+                self._open[name] = self._processes.enter_context(self._start(name))
+            return self._open[name].measure(self.clips)
+        for path in [*Path(self.setup.folder).glob("*.tar"), *self.setup.scratch.iterdir()]:
+            drop_from_cache(path)
+        with self._start(name) as process:
+            return process.measure(self.clips)
+
+    def _start(self, name: str) -> LoaderProcess:
+        open_stream: Callable[..., Iterator[int]]
+        if name in OURS:
+            open_stream, arguments = our_loader, (name.removeprefix("cclslr-"), self.setup)
+        else:
+            open_stream, arguments = PEERS[name], (self.setup,)
+        return LoaderProcess(open_stream, *arguments, warmup=self.warmup)
+
+    def __enter__(self) -> Contest:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._processes.close()
+
+
+def row(name: str, device: str, codec: str, counted: list[Measurement]) -> dict[str, Any]:
+    """One line of the result."""
+    rates = [measurement.rate for measurement in counted]
+    return {
+        "loader": name,
+        "device": device,
+        "codec": codec,
+        "clips_per_second": statistics.median(rates),
+        "min": min(rates),
+        "max": max(rates),
+        "n": len(rates),
+        "rss_mb": round(max(measurement.peak_rss for measurement in counted) / 1e6, 1),
+        "cpu_share": round(statistics.median(measurement.cpu_share for measurement in counted), 3),
+        "all": rates,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    cfg = load_config(PretrainConfig, None, ["optim.batch=8", "views.mask_alpha=0", *args.overrides])
+    names = chosen(args.loaders)
+    codec = str(ShardSet([args.shards]).info["codec"])
+    gpu = cfg.data.device == "gpu" or (cfg.data.device == "auto" and torch.cuda.is_available())
+
+    with tempfile.TemporaryDirectory() as scratch:
+        setup = Setup(args.shards, cfg, Path(scratch))
+        with Contest(names, setup, args.clips, args.cache == "cold") as contest, progress_bar("rounds") as bar:
+            for _ in bar.track(range(args.repeats + 1), description="measuring"):
+                contest.round()
+
+    rows = [
+        row(name, "gpu" if gpu and name == "cclslr-dali" else "cpu", codec, measured[1:])
+        for name, measured in contest.measured.items()
+        if name not in contest.absent
+    ]
+    title = f"{args.shards}, {codec}, {args.clips} clips, {args.cache} cache"
+    table = Table("loader", "device", "clips/s", "min", "max", "CPU", "memory", title=title)
+    for line in rows:
+        rates = [f"{line[key]:.1f}" for key in ("clips_per_second", "min", "max")]
+        cost = [f"{line['cpu_share']:.0%}", f"{line['rss_mb']:.0f} MB"]
+        table.add_row(line["loader"], line["device"], *rates, *cost)
     console.print(table)
-    for name, reason in absent.items():
+    for name, reason in contest.absent.items():
         console.print(f"{name} left out: {reason}", markup=False)
     if args.json:
-        settings = {
-            "clips": args.clips,
-            "batch": cfg.optim.batch,
-            "workers": cfg.data.workers,
-            "views": vars(cfg.views),
-        }
-        write_json(args.json, {"rows": rows, "absent": absent, "settings": settings, "environment": describe()})
+        settings = {"clips": args.clips, "warmup_batches": contest.warmup, "cache": args.cache, "config": to_dict(cfg)}
+        write_json(args.json, {"rows": rows, "absent": contest.absent, "settings": settings, "environment": describe()})
+    if not rows:
+        raise ValueError("no loader could be measured")
 
 
 if __name__ == "__main__":

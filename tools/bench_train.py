@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from cclslr import train
@@ -144,10 +145,11 @@ def scaling(args: argparse.Namespace, cfg: PretrainConfig) -> list[dict[str, Any
             command += [__file__, *(["--config", args.config] if args.config else []), *args.overrides]
             command += [f"optim.batch={world * cfg.optim.batch}", "--json", str(out)]
             command += ["--steps", str(args.steps), "--warmup", str(args.warmup), "--repeats", str(args.repeats)]
-            console.print(f"[dim]$ {shlex.join(command)}[/]", soft_wrap=True)
+            console.print(f"[dim]$ {escape(shlex.join(command))}[/]", soft_wrap=True)
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode:
-                raise ValueError(f"{world} ranks failed: {(answer.stderr.splitlines() or ['no message'])[-1]}")
+                errors = [line for line in answer.stderr.splitlines() if "error" in line.lower() and "Child" not in line]
+                raise ValueError(f"{world} ranks failed: {(errors or ['no message'])[-1]}")
             results.append(read_json(out))
     first = results[0]["modes"]["replay"]["clips_per_second"] / results[0]["world"]
     for result in results:
@@ -200,9 +202,9 @@ def show_sweep(result: dict[str, Any]) -> None:
         for row in rows:
             real, supply = row.get("real", row).get("clips_per_second"), row.get("supply", {}).get("clips_per_second")
             cells = ["" if value is None else f"{value:.1f}" for value in (real, supply)]
-            table.add_row(" ".join(row["overrides"]), *cells, row.get("error", ""))
+            table.add_row(escape(" ".join(row["overrides"])), *cells, escape(row.get("error", "")))
         console.print(table)
-    console.print("use:", *result["use"], soft_wrap=True)
+    console.print("use:", *result["use"], soft_wrap=True, markup=False)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,130 +1,276 @@
-"""What a user would pick instead: each makes two RGB views of (T, size, size, 3) uint8 from the bytes of a clip.
+"""What a user would pick instead: each makes two RGB views of (T, size, size, 3) uint8 of a clip, endlessly.
 
-The views are those of the plan (frames, crop, flip, colour), so all do the same work; each is written as its
-documentation advises. Imported by tools/bench_loader.py.
+The clips come in the order and with the views of a training run (frames, crop, flip, colour), and each loader reads
+them from the shards itself, so all do the same work; each is written as its documentation advises. A loader is a
+function of a `Setup` that yields the number of clips of each batch. Imported by tools/bench_loader.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from cclslr.data.batch import ViewParams
+from cclslr.bench.jobs import Job, Jobs, Setup
+from cclslr.bench.process import drop_from_cache
+from cclslr.shards import video
+
+_FFCV_CLIPS = 2048  # in one of FFCV's epochs, whose order is fixed beforehand
 
 
-@dataclass(frozen=True)
-class Job:
-    """One clip and its two views."""
+def torch_view(frames_THWC: torch.Tensor, job: Job, v: int, size: int) -> torch.Tensor:
+    """Crop, resize, flip and colour in torch: (T, size, size, 3) uint8.
 
-    video: bytes
-    params: ViewParams
-    b: int  # of the clip in `params`
-    size: int
-
-
-def torch_views(frames_THWC: np.ndarray, job: Job) -> torch.Tensor:
-    """Crop, resize, flip and colour with float torch ops, as a transform library would: (2, T, size, size, 3) uint8."""
-    views = []
-    for v in range(2):
-        x0, y0, x1, y1 = (round(float(edge)) for edge in job.params.crop_VB4[v, job.b])
-        crop = frames_THWC[job.params.rgb_index_VBT[v, job.b], y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-        x_TCHW = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2).float()
-        x_TCHW = F.interpolate(x_TCHW, (job.size, job.size), mode="bilinear", align_corners=False)
-        if job.params.flip_VB[v, job.b]:
-            x_TCHW = x_TCHW.flip(3)
-        matrix = torch.from_numpy(job.params.colour_VB34[v, job.b])
-        x_THWC = x_TCHW.permute(0, 2, 3, 1) @ matrix[:, :3].T + matrix[:, 3]
-        views.append(x_THWC.round().clamp(0, 255).byte())
-    return torch.stack(views)
+    The resize takes channels-last uint8, as torchvision advises; a convolution was the fastest way to colour.
+    """
+    x0, y0, x1, y1 = job.crop(v)
+    x_TCHW = frames_THWC[:, y0:y1, x0:x1].permute(0, 3, 1, 2)
+    x_TCHW = F.interpolate(x_TCHW, (size, size), mode="bilinear", align_corners=False)
+    if job.params.flip_VB[v, job.b]:
+        x_TCHW = x_TCHW.flip(3)
+    matrix = torch.from_numpy(job.params.colour_VB34[v, job.b])
+    x_TCHW = F.conv2d(x_TCHW.float(), matrix[:, :3, None, None], matrix[:, 3])
+    return x_TCHW.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
 
 
-def decode_pyav(video: bytes) -> np.ndarray:
-    """Every frame as RGB, by libavcodec through PyAV."""
-    with av.open(io.BytesIO(video), "r") as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+def torch_views(frames_THWC: torch.Tensor, job: Job, size: int) -> torch.Tensor:
+    """(2, T, size, size, 3) uint8 from the frames that are wanted."""
+    return torch.stack([torch_view(frames_THWC[job.positions_VT[v]], job, v, size) for v in range(2)])
 
 
-def decode_decord(video: bytes) -> np.ndarray:
-    """Every frame as RGB, by decord2."""
+# Decoders: the wanted frames of a clip as RGB, uint8 (T, H, W, 3).
+
+
+def _open_video(data: bytes, codec: str) -> av.container.InputContainer:
+    container = av.open(io.BytesIO(data), "r", format="mjpeg" if codec == "jpeg" else None)
+    container.streams.video[0].codec_context.thread_count = 1  # clips are decoded side by side instead
+    return container
+
+
+def decode_pyav(data: bytes, job: Job) -> torch.Tensor:
+    """libavcodec through PyAV, up to the last wanted frame; only wanted frames become RGB."""
+    wanted = job.wanted
+    with _open_video(data, job.codec) as container:
+        shown = itertools.islice(container.decode(video=0), int(wanted[-1]) + 1)
+        keep = set(wanted.tolist())
+        return torch.from_numpy(np.stack([f.to_ndarray(format="rgb24") for n, f in enumerate(shown) if n in keep]))
+
+
+def decode_pillow(data: bytes, job: Job) -> torch.Tensor:
+    """Each wanted JPEG by Pillow."""
+    return torch.from_numpy(
+        np.stack([np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in job.images(data)])
+    )
+
+
+def decode_decord(data: bytes, job: Job) -> torch.Tensor:
+    """decord2, one thread."""
     import decord
 
-    reader = decord.VideoReader(io.BytesIO(video), num_threads=1)
-    return reader.get_batch(range(len(reader))).asnumpy()
+    reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+    return torch.from_numpy(reader.get_batch(job.wanted.tolist()).asnumpy())
+
+
+def decode_torchcodec(data: bytes, job: Job) -> torch.Tensor:
+    """torchcodec, one thread, frames by number."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(data, num_ffmpeg_threads=1, dimension_order="NHWC")
+    return decoder.get_frames_at(job.wanted.tolist()).data
+
+
+Decode = Callable[[bytes, Job], torch.Tensor]
+
+
+# Loaders.
 
 
 class _Views(Dataset[torch.Tensor]):
-    def __init__(self, jobs: Sequence[Job], decode: Callable[[bytes], np.ndarray]) -> None:
+    def __init__(self, jobs: Jobs, decode: Decode) -> None:
         self.jobs, self.decode = jobs, decode
 
-    def __len__(self) -> int:
-        return len(self.jobs)
-
     def __getitem__(self, number: int) -> torch.Tensor:
-        torch.set_num_threads(1)
-        return torch_views(self.decode(self.jobs[number].video), self.jobs[number])
+        job = self.jobs[number]
+        return torch_views(self.decode(self.jobs.read(job), job), job, self.jobs.cfg.views.size)
 
 
-def data_loader(decode: Callable[[bytes], np.ndarray], jobs: Sequence[Job], batch: int, workers: int) -> Iterator[int]:
-    """torch's DataLoader with worker processes; yields the clips of each batch."""
-    loader = DataLoader(_Views(jobs, decode), batch, num_workers=workers, multiprocessing_context="fork")
+def data_loader(decode: Decode, setup: Setup) -> Iterator[int]:
+    """torch's DataLoader with worker processes."""
+    torch.set_num_threads(1)  # no thread is there to be lost in the fork
+    dataset = _Views(Jobs(setup), decode)
+    dataset[0]  # an import that fails does so here, in one line
+    loader = DataLoader(dataset, setup.cfg.optim.batch, sampler=itertools.count(), num_workers=setup.cfg.data.workers)
     for views_BVTHWC in loader:
         yield len(views_BVTHWC)
 
 
-def _spdl_clip(job: Job) -> list[np.ndarray]:
+def webdataset_loader(setup: Setup) -> Iterator[int]:
+    """webdataset's own reader, shuffle and loader; shards are resampled, so that any number of workers has some."""
+    import webdataset as wds
+
+    jobs = Jobs(setup)
+    clip_ids = {row.key: clip_id for clip_id, row in enumerate(jobs.shards.rows)}
+    decode = decode_pillow if jobs.codec == "jpeg" else decode_pyav
+
+    def views(sample: dict[str, bytes | str]) -> torch.Tensor:
+        job = jobs.of_clip(clip_ids[str(sample["__key__"])])
+        (data,) = (value for name, value in sample.items() if name in ("mp4", "mjpg"))
+        assert isinstance(data, bytes)
+        return torch_views(decode(data, job), job, setup.cfg.views.size)
+
+    tars = sorted(str(path) for path in Path(setup.folder).glob("*.tar"))
+    dataset = wds.WebDataset(
+        tars, resampled=True, shardshuffle=False, select_files=lambda name: name.endswith((".mp4", ".mjpg"))
+    )
+    dataset = dataset.shuffle(4 * setup.cfg.optim.batch).map(views)
+    dataset = dataset.batched(setup.cfg.optim.batch, collation_fn=torch.stack)
+    for views_BVTHWC in wds.WebLoader(dataset, batch_size=None, num_workers=setup.cfg.data.workers):
+        yield len(views_BVTHWC)
+
+
+def _view_filters(job: Job, v: int, size: int) -> str:
+    """One view as FFmpeg filters; frames that it shows more than once come once."""
+    x0, y0, x1, y1 = job.crop(v)
+    shown = "+".join(f"eq(n\\,{number})" for number in np.unique(job.params.rgb_index_VBT[v, job.b]))
+    filters = [f"select='{shown}'", f"crop={x1 - x0}:{y1 - y0}:{x0}:{y0}", f"scale={size}:{size}"]
+    filters += ["hflip"] if job.params.flip_VB[v, job.b] else []
+    # FFmpeg's eq is the nearest it has to a colour matrix.
+    gain = float(np.clip(job.params.colour_VB34[v, job.b, :, :3].sum() / 3, 0.1, 3))
+    return ",".join([*filters, f"eq=contrast={gain:.3f}:saturation={gain:.3f}", "format=rgb24"])
+
+
+def _spdl_views(jobs: Jobs, split: bool, job: Job) -> np.ndarray:
+    """(2, T, size, size, 3). Split: one filter graph for both views, so that a frame is decoded once."""
     import spdl.io
 
-    views = []
-    for v in range(2):
-        x0, y0, x1, y1 = (round(float(edge)) for edge in job.params.crop_VB4[v, job.b])
-        index_T = job.params.rgb_index_VBT[v, job.b]
-        wanted = "+".join(f"eq(n\\,{frame})" for frame in sorted(set(index_T.tolist())))
-        filters = [f"select='{wanted}'", f"crop={x1 - x0}:{y1 - y0}:{x0}:{y0}", f"scale={job.size}:{job.size}"]
-        filters += ["hflip"] if job.params.flip_VB[v, job.b] else []
-        # FFmpeg's eq is the nearest it has to a colour matrix
-        gain = float(np.clip(job.params.colour_VB34[v, job.b, :, :3].sum() / 3, 0.1, 3))
-        filters += [f"eq=contrast={gain:.3f}:saturation={gain:.3f}", "format=rgb24"]
-        frames = spdl.io.load_video(job.video, filter_desc=",".join(filters))
-        shown_THWC = spdl.io.to_numpy(frames)
-        views.append(shown_THWC[np.searchsorted(sorted(set(index_T.tolist())), index_T)])
-    return views
+    raw = spdl.io.demux_config(format="mjpeg") if job.codec == "jpeg" else None
+    packets = spdl.io.demux_video(jobs.read(job), demux_config=raw)
+    graphs = [_view_filters(job, v, jobs.cfg.views.size) for v in range(2)]
+    each = [packets.clone(), packets]
+    if split:
+        graphs = [f"split=2[a][b];[a]{graphs[0]}[c];[b]{graphs[1]}[d];[c][d]concat=n=2:v=1:a=0"]
+        each = [packets]
+    decoded = [spdl.io.decode_packets(one, filter_desc=graph) for one, graph in zip(each, graphs, strict=True)]
+    frames = np.concatenate([spdl.io.to_numpy(spdl.io.convert_frames(frames)) for frames in decoded])
+    first, second = job.params.rgb_index_VBT[:, job.b]
+    shown = np.unique(first), np.unique(second)
+    return np.stack(
+        [frames[np.searchsorted(shown[0], first)], frames[len(shown[0]) + np.searchsorted(shown[1], second)]]
+    )
 
 
-def spdl_threads(jobs: Sequence[Job], batch: int, workers: int) -> Iterator[int]:
-    """SPDL with FFmpeg filters (crop, scale, flip, colour, rgb24), a thread a clip; decodes a clip once a view."""
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(_spdl_clip, jobs)
-        while made := list(islice(results, batch)):
-            np.stack([np.stack(views) for views in made])
-            yield len(made)
+def spdl_pipeline(split: bool, setup: Setup) -> Iterator[int]:
+    """SPDL's pipeline of threads with FFmpeg filters; a clip is demuxed once and decoded once a view, or once if split.
+
+    SPDL's documentation decodes clones of the packets; the split graph is faster, so both are here.
+    """
+    from spdl.pipeline import PipelineBuilder
+
+    jobs, workers = Jobs(setup), setup.cfg.data.workers
+    builder = PipelineBuilder().add_source(jobs).pipe(functools.partial(_spdl_views, jobs, split), concurrency=workers)
+    pipeline = builder.aggregate(setup.cfg.optim.batch).pipe(np.stack).add_sink(2).build(num_threads=workers)
+    _spdl_views(jobs, split, jobs[0])  # a pipeline only logs what went wrong
+    with pipeline.auto_stop():
+        for views_BVTHWC in pipeline:
+            yield len(views_BVTHWC)
 
 
-def bare_decoder(jobs: Sequence[Job], batch: int, workers: int) -> Iterator[int]:
+class _Frames:
+    """Every frame of every clip, for FFCV's writer."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+        self.first = np.cumsum([0, *(row.num_frames for row in jobs.shards.rows)])
+        self._clip: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray]:
+        clip_id = int(np.searchsorted(self.first, number, side="right")) - 1
+        if self._clip is None or self._clip[0] != clip_id:
+            data = self.jobs.shards.read(clip_id, ("video",)).video
+            assert data is not None
+            self._clip = clip_id, video.decode(data, self.jobs.codec)
+        return (self._clip[1][number - self.first[clip_id]],)
+
+
+def ffcv_loader(setup: Setup) -> Iterator[int]:
+    """FFCV's own loader over a .beton of JPEG frames: it decodes each view's frames, torch makes the views."""
+    from ffcv.fields import RGBImageField
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
+    from ffcv.writer import DatasetWriter
+    from numba import config as numba_config
+
+    stream, workers = Jobs(setup), min(setup.cfg.data.workers, numba_config.NUMBA_NUM_THREADS)
+    frames, path = _Frames(stream), setup.scratch / "frames.beton"
+    if not path.exists():
+        writer = DatasetWriter(str(path), {"frame": RGBImageField(write_mode="jpg")}, num_workers=1)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            writer.from_indexed_dataset(frames, chunksize=64)
+        drop_from_cache(path)
+    jobs = list(itertools.islice(stream, _FFCV_CLIPS // stream.plan.batch_size * stream.plan.batch_size))
+    shown = [frames.first[job.clip_id] + job.params.rgb_index_VBT[:, job.b].ravel() for job in jobs]
+    loader = Loader(
+        str(path),
+        batch_size=stream.plan.batch_size * 2 * setup.cfg.views.rgb_frames,
+        num_workers=workers,
+        order=OrderOption.SEQUENTIAL,  # of the indices
+        indices=np.concatenate(shown),
+        pipelines={"frame": [SimpleRGBImageDecoder(), ToTensor()]},
+        os_cache=True,
+    )
+    torch.set_num_threads(workers)
+    size = setup.cfg.views.size
+    while True:
+        waiting = iter(jobs)
+        for (frames_NHWC,) in loader:
+            clips = frames_NHWC.unflatten(0, (stream.plan.batch_size, 2, -1))
+            views = [torch_view(clip[v], job, v, size) for clip, job in zip(clips, waiting) for v in range(2)]
+            torch.stack(views)
+            yield len(clips)
+
+
+def bare_decoder(setup: Setup) -> Iterator[int]:
     """No loader at all: libavcodec decodes every frame in threads and drops it. The line nobody decoding can pass."""
+    jobs = Jobs(setup)
 
     def decode(job: Job) -> None:
-        with av.open(io.BytesIO(job.video), "r") as container:
+        with _open_video(jobs.read(job), job.codec) as container:
             for _ in container.decode(video=0):
                 pass
 
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(decode, jobs)
-        while made := list(islice(results, batch)):
-            yield len(made)
+    decoding: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(setup.cfg.data.workers) as pool:
+        for job in jobs:
+            decoding.append(pool.submit(decode, job))
+            if len(decoding) > 2 * setup.cfg.data.workers:
+                decoding.popleft().result()
+                yield 1
 
 
-PEERS: dict[str, Callable[[Sequence[Job], int, int], Iterator[int]]] = {
-    "dataloader-pyav": lambda jobs, batch, workers: data_loader(decode_pyav, jobs, batch, workers),
-    "dataloader-decord2": lambda jobs, batch, workers: data_loader(decode_decord, jobs, batch, workers),
-    "spdl-ffmpeg": spdl_threads,
+PEERS: dict[str, Callable[[Setup], Iterator[int]]] = {
+    "dataloader-pyav": functools.partial(data_loader, decode_pyav),
+    "dataloader-pillow": functools.partial(data_loader, decode_pillow),
+    "dataloader-decord2": functools.partial(data_loader, decode_decord),
+    "dataloader-torchcodec": functools.partial(data_loader, decode_torchcodec),
+    "webdataset": webdataset_loader,
+    "spdl-ffmpeg": functools.partial(spdl_pipeline, False),
+    "spdl-ffmpeg-split": functools.partial(spdl_pipeline, True),
+    "ffcv": ffcv_loader,
     "bare-decoder": bare_decoder,
 }
