@@ -231,7 +231,8 @@ def test_a_sweep_of_loaders_and_a_scaling_run(tmp_path, capsys):
     placed, workers, depths = result["loader"]
     assert placed[0]["overrides"][:2] == [f"data.shards=[{shards}]", "data.backend=dali"]
     assert result["use"][1:] == sweep.best(depths)["overrides"]
-    assert set(workers[0]["overrides"]) < set(depths[0]["overrides"])
+    assert set(sweep.best(placed)["overrides"]) < set(workers[0]["overrides"])
+    assert set(sweep.best(workers)["overrides"]) < set(depths[0]["overrides"])
     assert f"data.shards=[{shards}]" in capsys.readouterr().out.replace("\n", "")
 
     small += ["views.mask_alpha=0", "objective.bank_size=16", f"data.shards=[{shards}]"]

@@ -144,7 +144,7 @@ def _view_filters(job: Job, v: int, size: int) -> str:
     """One view as FFmpeg filters; frames that it shows more than once come once."""
     x0, y0, x1, y1 = job.crop(v)
     shown = "+".join(f"eq(n\\,{number})" for number in np.unique(job.params.rgb_index_VBT[v, job.b]))
-    filters = [f"select='{shown}'", f"crop={x1 - x0}:{y1 - y0}:{x0}:{y0}", f"scale={size}:{size}"]
+    filters = [f"select='{shown}'", f"crop={x1 - x0}:{y1 - y0}:{x0}:{y0}", f"scale={size}:{size}", "setsar=1"]
     filters += ["hflip"] if job.params.flip_VB[v, job.b] else []
     # FFmpeg's eq is the nearest it has to a colour matrix.
     gain = float(np.clip(job.params.colour_VB34[v, job.b, :, :3].sum() / 3, 0.1, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def _serve(
     except EOFError:  # the other end is gone
         pass
     except Exception as error:
-        connection.send((str(error).splitlines() or [type(error).__name__])[0])
+        connection.send(textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 200))
 
 
 def _cpu_seconds() -> float:
