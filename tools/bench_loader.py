@@ -16,7 +16,7 @@ import argparse
 import contextlib
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,9 @@ class Contest:
             return process.measure(self.clips)
 
     def _start(self, name: str) -> LoaderProcess:
-        open_stream: Callable[..., Iterator[int]]
         if name in OURS:
-            open_stream, arguments = our_loader, (name.removeprefix("cclslr-"), self.setup)
-        else:
-            open_stream, arguments = PEERS[name], (self.setup,)
-        return LoaderProcess(open_stream, *arguments, warmup=self.warmup)
+            return LoaderProcess(our_loader, name.removeprefix("cclslr-"), self.setup, warmup=self.warmup)
+        return LoaderProcess(PEERS[name], self.setup, warmup=self.warmup)
 
     def __enter__(self) -> Contest:
         return self

@@ -148,9 +148,8 @@ def scaling(args: argparse.Namespace, cfg: PretrainConfig) -> list[dict[str, Any
             console.print(f"[dim]$ {escape(shlex.join(command))}[/]", soft_wrap=True)
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode:
-                errors = [
-                    line for line in answer.stderr.splitlines() if "error" in line.lower() and "Child" not in line
-                ]
+                lines = answer.stderr.splitlines()  # torchrun ends with a banner that does not say what happened
+                errors = [line for line in lines if "error" in line.lower() and "ChildFailed" not in line]
                 raise ValueError(f"{world} ranks failed: {(errors or ['no message'])[-1]}")
             results.append(read_json(out))
     first = results[0]["modes"]["replay"]["clips_per_second"] / results[0]["world"]

@@ -214,9 +214,9 @@ def ffcv_loader(setup: Setup) -> Iterator[int]:
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import ToTensor
     from ffcv.writer import DatasetWriter
-    from numba import config as numba_config
+    from numba import get_num_threads
 
-    stream, workers = Jobs(setup), min(setup.cfg.data.workers, numba_config.NUMBA_NUM_THREADS)
+    stream, workers = Jobs(setup), min(setup.cfg.data.workers, get_num_threads())
     frames, path = _Frames(stream), setup.scratch / "frames.beton"
     if not path.exists():
         writer = DatasetWriter(str(path), {"frame": RGBImageField(write_mode="jpg")}, num_workers=1)

@@ -76,7 +76,8 @@ class LoaderProcess:
             raise LoaderFailed(f"its process ended with exit code {self._process.exitcode}") from None
         if isinstance(answer, str):
             raise LoaderFailed(answer)
-        return Measurement(*answer, peak_rss)
+        timed, seconds, cpu_seconds = answer
+        return Measurement(timed, seconds, cpu_seconds, peak_rss)
 
     def _rss(self) -> int:
         return sum(_each(self._process.pid, lambda process: process.memory_info().rss))
