@@ -45,7 +45,7 @@ class Measurement:
 class LoaderProcess:
     """A fresh process that holds an endless stream of batches open; a context manager that kills it in the end.
 
-    Between measurements the stream waits, because what it made ahead fills up.
+    Between measurements it is suspended, with its children.
 
     Args:
         open_stream: called there with `arguments`; gives the clips of each batch. It and they are pickled.
@@ -65,6 +65,7 @@ class LoaderProcess:
         Raises:
             LoaderFailed: with the reason.
         """
+        _each(self._process.pid, lambda process: process.resume())
         self._connection.send(clips)
         peak_rss = self._rss()
         while not self._connection.poll(_SAMPLE_SECONDS):
@@ -74,6 +75,8 @@ class LoaderProcess:
         except EOFError:
             self._process.join()
             raise LoaderFailed(f"its process ended with exit code {self._process.exitcode}") from None
+        # Else it would fill its queues during the next loader's turn, at that one's cost.
+        _each(self._process.pid, lambda process: process.suspend())
         if isinstance(answer, str):
             raise LoaderFailed(answer)
         timed, seconds, cpu_seconds = answer
