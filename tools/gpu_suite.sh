@@ -58,7 +58,7 @@ if [ -n "$DRY" ]; then
         views.rgb_frames=16 views.size=32 views.pose_frames=8 objective.bank_size=64 optim.batch=8 optim.micro_batch=4)
     TIMES=(--steps 1 --warmup 0 --repeats 3) SHORT=("${TIMES[@]}") BATCHES=200 RANKS=1,2
     COMPILED=("model.modalities=[rgb]" objective.spm=false objective.cross=false)  # a CPU compiles slowly
-    SIZE=64 FRAMES=(16 24) CLIPS=8 STEPS=2 DEVICE=cpu PLACE=cpu VIDEO=vp9 FLOW=tiny  # vp9: what DALI decodes on a CPU
+    SIZE=64 FRAMES=(16 24) CLIPS=16 STEPS=2 DEVICE=cpu PLACE=cpu VIDEO=vp9 FLOW=tiny  # vp9: what DALI decodes on a CPU
 fi
 data() { echo "data.shards=[$WORK/$1]"; }
 train() { "$PYTHON" tools/bench_train.py "${SHAPE[@]}" "${TIMES[@]}" "$@"; }  # of an option given twice the last counts
