@@ -70,7 +70,7 @@ class Amp:
         if (lost := int(self.skipped_in_a_row.item())) >= 50:
             raise ValueError(
                 f"the gradients of the last {lost} steps were not finite: the run has diverged. Continue from an older "
-                f"checkpoint (resume=PATH) with a lower optim.lr, or try run.amp=fp32 (now {self.name})"
+                f"checkpoint (run.resume=PATH) with a lower optim.lr, or try run.amp=fp32 (now {self.name})"
             )
 
 
