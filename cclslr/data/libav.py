@@ -10,6 +10,7 @@ from PIL import Image
 
 from cclslr.data.backend import EncodedClip
 from cclslr.shards.format import BadClip
+from cclslr.shards.video import video_frames
 
 
 def decode_frames(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
@@ -40,12 +41,9 @@ def _decode_jpeg(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
 
 def _decode_video(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
     frames: list[np.ndarray] = []
-    with av.open(io.BytesIO(clip.video), "r") as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # clips are decoded side by side instead
-        for number, frame in enumerate(container.decode(stream)):
-            if number == wanted[len(frames)]:
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == len(wanted):
-                    break
+    for number, frame in enumerate(video_frames(clip.video)):
+        if number == wanted[len(frames)]:
+            frames.append(frame.to_ndarray(format="rgb24"))
+            if len(frames) == len(wanted):
+                break
     return frames

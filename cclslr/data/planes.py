@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
-import io
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from av.video.frame import VideoFrame
 
 from cclslr.data.backend import EncodedClip
 from cclslr.shards.format import BadClip
+from cclslr.shards.video import video_frames
 
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _BT709 = 1  # AVCOL_SPC_BT709
@@ -73,15 +73,12 @@ def _decode_libav(clip: EncodedClip, wanted: np.ndarray) -> Iterator[Planes]:
 def _video_frames(clip: EncodedClip, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
     left = iter(wanted.tolist())
     target = next(left)
-    with av.open(io.BytesIO(clip.video), "r") as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # clips are decoded side by side instead
-        for number, frame in enumerate(container.decode(stream)):
-            if number == target:
-                yield number, frame
-                target = next(left, -1)
-                if target < 0:
-                    return
+    for number, frame in enumerate(video_frames(clip.video)):
+        if number == target:
+            yield number, frame
+            target = next(left, -1)
+            if target < 0:
+                return
 
 
 def _jpeg_frames(clip: EncodedClip, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
