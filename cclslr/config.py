@@ -109,12 +109,11 @@ class OptimConfig:
 
 @dataclass
 class RunConfig:
-    """One run: where it writes, how it computes, how often it reports."""
+    """One run: where it writes, how often it reports, how it computes (docs/throughput.md says what that is worth)."""
 
     dir: str = "runs/pretrain"
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
-    amp: str = "auto"  # auto | fp32 | bf16 | fp16: auto is bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU
     resume: str = "auto"  # auto | none | path of a checkpoint
     checkpoint_every: int = 10  # epochs between the checkpoints that are kept; last.pt is written every epoch
     checkpoint_steps: int = 0  # additionally write last.pt every so many steps (0: never)
@@ -123,7 +122,13 @@ class RunConfig:
     knn_every: int = 10  # epochs between k-NN probes; 0: never
     knn_neighbours: int = 20
     hash_stream: bool = False  # write a checksum of every batch's bytes to metrics.jsonl
-    compile: bool = False
+    amp: str = "auto"  # auto | fp32 | bf16 | fp16: auto is bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU
+    channels_last: bool = True  # 3D convolutions work on channels-last memory
+    fused_momentum_update: bool = True  # one call for all parameters, not one for each
+    fused_optimizer: bool = True  # likewise; and without it every step waits for the device
+    cudnn_benchmark: bool = True  # cuDNN tries its algorithms when it meets a shape
+    compile: str = "none"  # none | default | cuda_graphs: torch.compile, and its launches recorded once and replayed
+    gradient_as_bucket_view: bool = True  # DDP: gradients live in the buckets that are sent
     gradient_compression: str = "none"  # none | bf16 | fp16: what DDP sends over the wire
 
 
@@ -244,6 +249,7 @@ _CHOICES = {
     "objective.mine_from": ("g", "f"),
     "run.device": ("auto", "cpu", "cuda"),
     "run.amp": ("auto", "fp32", "bf16", "fp16"),
+    "run.compile": ("none", "default", "cuda_graphs"),
     "run.gradient_compression": ("none", "bf16", "fp16"),
     "report": ("last", "best_val"),
 }

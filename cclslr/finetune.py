@@ -33,7 +33,7 @@ from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.distributed import Ranks, ranks
 from cclslr.training.journal import Journal
-from cclslr.training.optimise import Amp, check_batch, distribute, learning_rate, sgd
+from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, learning_rate, sgd
 from cclslr.training.rate import Rate
 
 
@@ -80,12 +80,11 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
     if cfg.pretrained is not None:
         classifier.load_pretrained(checkpoint.load(cfg.pretrained)["query"])
     classifier.to(ranks.device)
-    if "rgb" in cfg.model.modalities:
+    if cfg.run.channels_last and "rgb" in cfg.model.modalities:
         convert_conv3d_weight_memory_format(classifier.encoder["rgb"], torch.channels_last_3d)
-    if cfg.run.compile:
-        classifier.compile()
+    compile_model(classifier, cfg.run)
     classifier_ddp = distribute(classifier, ranks, cfg.run)
-    optimizer = sgd((p for p in classifier.parameters() if p.requires_grad), cfg.optim)
+    optimizer = sgd((p for p in classifier.parameters() if p.requires_grad), cfg.optim, cfg.run.fused_optimizer)
     amp = Amp(cfg.run.amp, ranks.device)
 
     first_step, best, source = 0, -1.0, checkpoint.to_resume(run_dir, cfg.run.resume)
@@ -162,6 +161,7 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
 def main() -> None:
     cfg = config_from_command_line(FinetuneConfig, __doc__)
     with ranks(cfg.run.device) as mine:
+        torch.backends.cudnn.benchmark = cfg.run.cudnn_benchmark
         finetune(cfg, mine)
 
 

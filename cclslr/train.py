@@ -32,7 +32,7 @@ from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.distributed import Ranks, ranks
 from cclslr.training.journal import Journal
-from cclslr.training.optimise import Amp, check_batch, distribute, learning_rate, sgd
+from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, learning_rate, sgd
 from cclslr.training.probe import knn_probe
 from cclslr.training.rate import Rate
 
@@ -69,15 +69,15 @@ def build_learner(cfg: PretrainConfig, ranks: Ranks) -> Learner:
     """Fresh branches, the same on every rank."""
     torch.manual_seed(cfg.run.seed)
     query = Branches(cfg.model).to(ranks.device)
-    if "rgb" in cfg.model.modalities:
+    if cfg.run.channels_last and "rgb" in cfg.model.modalities:
         convert_conv3d_weight_memory_format(query.branch["rgb"], torch.channels_last_3d)
     key = key_copy(query)
     banks = MemoryBanks(query, cfg.model, cfg.objective.bank_size).to(ranks.device)
-    if cfg.run.compile:
-        query.compile()
-        key.compile()
+    compile_model(query, cfg.run)
+    compile_model(key, cfg.run)
     query_ddp = distribute(query, ranks, cfg.run)
-    return Learner(query, query_ddp, key, banks, sgd(query.parameters(), cfg.optim), Amp(cfg.run.amp, ranks.device))
+    optimizer = sgd(query.parameters(), cfg.optim, cfg.run.fused_optimizer)
+    return Learner(query, query_ddp, key, banks, optimizer, Amp(cfg.run.amp, ranks.device))
 
 
 def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig, ranks: Ranks) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
     first_group = ranks.rank * len(slices)
 
     # Keys, from momentum encoders; shuffled, so that BN statistics do not tell which key belongs to which query
-    momentum_update(learner.key, learner.query, cfg.objective.momentum)
+    momentum_update(learner.key, learner.query, cfg.objective.momentum, cfg.run.fused_momentum_update)
     order_G = torch.arange(size * ranks.world)
     if cfg.objective.shuffle_bn:
         order_G = torch.from_numpy(hash_words(seed, Purpose.SHUFFLE_BN, step, order_G.numpy()).argsort())
@@ -101,7 +101,9 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
         key_views = {m: ranks.exchange(x_VB[1], order_G) for m, x_VB in views.items()}
         for group, part in enumerate(slices, first_group):
             torch.manual_seed(int(hash_words(seed, Purpose.KEY_DROPOUT, step, group)))
-            keys.append(learner.key({m: x_B[part] for m, x_B in key_views.items()}))
+            g_k, f_k = learner.key({m: x_B[part] for m, x_B in key_views.items()})
+            # Copied, as the next run of a CUDA graph overwrites them
+            keys.append(({m: g.clone() for m, g in g_k.items()}, {m: f.clone() for m, f in f_k.items()}))
     unshuffle_G = order_G.argsort().to(ranks.device, non_blocking=True)
     g_k_G = {m: ranks.gather(torch.cat([g[m] for g, _ in keys]))[unshuffle_G] for m in views}
     f_k_G = {m: ranks.gather(torch.cat([f[m] for _, f in keys]))[unshuffle_G] for m in views}
@@ -207,7 +209,7 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
 def main() -> None:
     cfg = config_from_command_line(PretrainConfig, __doc__)
     with ranks(cfg.run.device) as mine:
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = cfg.run.cudnn_benchmark
         started = time.perf_counter()
         train(cfg, mine)
         console.print(f"done in {time.perf_counter() - started:.0f} s: {cfg.run.dir}/last.pt")

@@ -150,12 +150,13 @@ def test_own_older_embeddings_can_be_left_out(tiny):
     ]
 
 
-def test_momentum_update_is_equation_2(tiny):
+@pytest.mark.parametrize("fused", [True, False])
+def test_momentum_update_is_equation_2(tiny, fused):
     cfg, query = tiny
     key = key_copy(query)
     before = [p.clone() for p in key.parameters()]
     moved = Branches(cfg)
-    momentum_update(key, moved, 0.9)
+    momentum_update(key, moved, 0.9, fused)
     for old, new, target in zip(before, key.parameters(), moved.parameters()):
         expected = 0.9 * old.double() + 0.1 * target.double()
         assert torch.allclose(new.double(), expected, atol=1e-6)

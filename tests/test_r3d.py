@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.models.flops import forward_flops, training_flops
 from cclslr.models.r3d import KINETICS_MEAN, KINETICS_STD, LAYOUTS, build_rgb
@@ -100,6 +101,19 @@ def test_normalisation_against_float64_without_a_copy_of_the_layout():
     wanted = (rgb.numpy() / 255.0 - np.array(KINETICS_MEAN)) / np.array(KINETICS_STD)
     np.testing.assert_allclose(got.numpy(), wanted.transpose(0, 4, 1, 2, 3), atol=2e-6)
     assert got.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_layout_of_the_weights_is_that_of_every_feature_map(channels_last):
+    model = build_rgb("r3d10_narrow").eval()
+    if channels_last:
+        convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
+    seen = []
+    model.layer2.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(clip(2, frames=8, size=32))
+    wanted, other = torch.channels_last_3d, torch.contiguous_format
+    assert seen[0].is_contiguous(memory_format=wanted if channels_last else other)
+    assert not seen[0].is_contiguous(memory_format=other if channels_last else wanted)
 
 
 def test_clips_do_not_see_each_other_in_evaluation():

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cclslr.config import ModelConfig, OptimConfig
+from cclslr.config import ModelConfig, OptimConfig, RunConfig
 from cclslr.models.ccl import Branches
 from cclslr.models.classifier import Classifier, fuse
 from cclslr.training import checkpoint
 from cclslr.training.journal import Journal
 from cclslr.training.metrics import accuracies, confusion
-from cclslr.training.optimise import Amp, check_batch, learning_rate, sgd
+from cclslr.training.optimise import Amp, check_batch, compile_model, learning_rate, sgd
 from cclslr.training.probe import knn_top1
 from cclslr.training.rate import Rate
 
@@ -185,3 +185,24 @@ def test_linear_probe_trains_the_last_layer_only():
     optimizer.step()
     changed = {name for name, x in classifier.state_dict().items() if not torch.equal(x, before[name])}
     assert changed == {"fc.rgb.weight", "fc.rgb.bias", "fc.pose.weight", "fc.pose.bias"}
+
+
+def test_every_optimiser_makes_the_same_step():
+    models = [torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model, fused in zip(models, (True, False), strict=True):
+        optimizer = sgd(model.parameters(), OptimConfig(lr=0.1), fused)
+        for _ in range(3):
+            model(torch.ones(4, 3)).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(models[0].weight, models[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("setting", "modes"), [("none", []), ("default", ["default"]), ("cuda_graphs", ["reduce-overhead"])]
+)
+def test_what_run_compile_asks_for(setting, modes, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: asked.append(mode))
+    compile_model(torch.nn.Linear(2, 2), RunConfig(compile=setting))
+    assert asked == modes

@@ -23,14 +23,6 @@ from cclslr.models.ccl import Branches
 ByModality = dict[str, Tensor]
 
 
-def contiguous_convolutions(branches: Branches) -> None:
-    """Undo channels-last: weights and the input of the first 3D convolution contiguous, as torch makes them."""
-    if "rgb" in branches.branch:
-        encoder = branches.get_submodule("branch.rgb.encoder")
-        encoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        encoder.get_submodule("conv1").register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-
-
 def plain_momentum_update(key: nn.Module, query: nn.Module, momentum: float) -> None:
     """theta_k ← γ theta_k + (1-γ) theta_q, one parameter after the other (CCL-SLR Eq. 2)."""
     for key_parameter, query_parameter in zip(key.parameters(), query.parameters(), strict=True):
@@ -98,8 +90,6 @@ def build_plain_learner(cfg: PretrainConfig, device: torch.device, dtype: torch.
     torch.manual_seed(cfg.run.seed)
     query = Branches(cfg.model).to(device)
     key = copy.deepcopy(query).requires_grad_(False)
-    for branches in (query, key):
-        contiguous_convolutions(branches)
     size = cfg.objective.bank_size
     dims = {m: cast(int, query.get_submodule(f"branch.{m}.encoder").dim) for m in cfg.model.modalities}
     return PlainLearner(

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from unittest import mock
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from cclslr import keypoints, train
 from cclslr.bench import plain
@@ -26,6 +25,7 @@ from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.models.ccl import Branches
 from cclslr.models.flops import forward_flops, training_flops
+from cclslr.models.objective import ccl_losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import Ranks
 from cclslr.training.optimise import Amp
@@ -178,34 +178,20 @@ def plain_replay(cfg: PretrainConfig, ranks: Ranks, batch: Batch) -> Replay:
 
 @dataclass(frozen=True)
 class Trick:
-    """One thing that is meant to make the step fast, and how to take it away (or to add it)."""
+    """One thing that is meant to make the step fast, and the config that flips it."""
 
     name: str
-    default: bool  # is it on in an ordinary run?
-    overrides: tuple[str, ...] = ()  # config that flips it
-    learner: Callable[[train.Learner, PretrainConfig, Ranks], None] | None = None  # change that flips it
-    patch: tuple[tuple[str, Any], ...] = ()  # what to replace in `cclslr.train` while flipped
-    switch: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    flip: str | None  # None: `losses` flips it
+    default: bool = True  # is it on in an ordinary run?
+    losses: Callable[..., Any] = ccl_losses
     applies: Callable[[PretrainConfig, Ranks], bool] = lambda cfg, ranks: True
 
 
-def _contiguous(learner: train.Learner, cfg: PretrainConfig, ranks: Ranks) -> None:
-    plain.contiguous_convolutions(learner.query)
-    plain.contiguous_convolutions(learner.key)
-
-
-def _plain_optimizer(learner: train.Learner, cfg: PretrainConfig, ranks: Ranks) -> None:
-    learner.optimizer = plain.plain_sgd(list(learner.query.parameters()), cfg.optim)
-
-
-def _plain_buckets(learner: train.Learner, cfg: PretrainConfig, ranks: Ranks) -> None:
-    learner.query_ddp = DistributedDataParallel(learner.query, broadcast_buffers=False, gradient_as_bucket_view=False)
-
-
 @contextlib.contextmanager
-def _no_cudnn_search() -> Iterator[None]:
+def cudnn_benchmark(on: bool) -> Iterator[None]:
+    """As `run.cudnn_benchmark` says, for a while."""
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = on
     try:
         yield
     finally:
@@ -221,35 +207,30 @@ def _several(cfg: PretrainConfig, ranks: Ranks) -> bool:
 
 
 TRICKS = (
-    Trick("channels_last", True, learner=_contiguous, applies=lambda cfg, ranks: "rgb" in cfg.model.modalities),
-    Trick("fused_momentum_update", True, patch=(("momentum_update", plain.plain_momentum_update),)),
-    Trick("fused_optimizer", True, learner=_plain_optimizer),
-    Trick("shared_similarity", True, patch=(("ccl_losses", plain.plain_losses),)),
-    Trick("mixed_precision", True, ("run.amp=fp32",), applies=_on_gpu),
-    Trick("cudnn_benchmark", True, switch=_no_cudnn_search, applies=_on_gpu),
-    Trick("compile", False, ("run.compile=true",)),
-    Trick("gradient_as_bucket_view", True, learner=_plain_buckets, applies=_several),
-    Trick("gradient_compression", False, ("run.gradient_compression=bf16",), applies=_several),
-)  # fmt: skip
+    Trick("channels_last", "run.channels_last=false", applies=lambda cfg, ranks: "rgb" in cfg.model.modalities),
+    Trick("fused_momentum_update", "run.fused_momentum_update=false"),
+    Trick("fused_optimizer", "run.fused_optimizer=false"),
+    Trick("shared_similarity", None, losses=plain.plain_losses),  # how the losses are written: no key switches it
+    Trick("mixed_precision", "run.amp=fp32", applies=_on_gpu),
+    Trick("cudnn_benchmark", "run.cudnn_benchmark=false", applies=_on_gpu),
+    Trick("compile", "run.compile=default", default=False),
+    Trick("cuda_graphs", "run.compile=cuda_graphs", default=False, applies=_on_gpu),
+    Trick("gradient_as_bucket_view", "run.gradient_as_bucket_view=false", applies=_several),
+    Trick("gradient_compression", "run.gradient_compression=bf16", default=False, applies=_several),
+)
 
 
 class Flipped(Replay):
     """Replay with one trick flipped."""
 
     def __init__(self, trick: Trick, cfg: PretrainConfig, ranks: Ranks, batch: Batch) -> None:
-        cfg = changed(cfg, *trick.overrides)
-        learner = train.build_learner(cfg, ranks)
-        if trick.learner is not None:
-            trick.learner(learner, cfg, ranks)
-        step = lean_step(learner, cfg, ranks)
+        cfg = cfg if trick.flip is None else changed(cfg, trick.flip)
+        step = lean_step(train.build_learner(cfg, ranks), cfg, ranks)
         super().__init__(lambda number: step(batch, number), ranks)
-        self.trick = trick
+        self.trick, self.cudnn_benchmark = trick, cfg.run.cudnn_benchmark
 
     def block(self, warmup: int, steps: int) -> Sample:
-        with contextlib.ExitStack() as stack:
-            for name, value in self.trick.patch:
-                stack.enter_context(mock.patch.object(train, name, value))
-            stack.enter_context(self.trick.switch())
+        with mock.patch.object(train, "ccl_losses", self.trick.losses), cudnn_benchmark(self.cudnn_benchmark):
             return super().block(warmup, steps)
 
 

@@ -58,9 +58,15 @@ def key_copy(query: Branches) -> Branches:
 
 
 @torch.no_grad()
-def momentum_update(key: Branches, query: nn.Module, momentum: float) -> None:
-    """theta_k ← γ theta_k + (1-γ) theta_q in one fused call (CCL-SLR Eq. 2)."""
-    torch._foreach_lerp_(list(key.parameters()), list(query.parameters()), 1.0 - momentum)
+def momentum_update(key: Branches, query: nn.Module, momentum: float, fused: bool = True) -> None:
+    """theta_k ← γ theta_k + (1-γ) theta_q, in one call for all parameters or one for each (CCL-SLR Eq. 2)."""
+    theta_k: list[Tensor] = [*key.parameters()]
+    theta_q: list[Tensor] = [*query.parameters()]
+    if fused:
+        torch._foreach_lerp_(theta_k, theta_q, 1.0 - momentum)
+    else:
+        for one_k, one_q in zip(theta_k, theta_q, strict=True):
+            one_k.lerp_(one_q, 1.0 - momentum)
 
 
 class MemoryBanks(nn.Module):

@@ -130,6 +130,8 @@ class R3D(nn.Module):
 
     def forward(self, rgb_BTHWC: Tensor) -> Tensor:
         x = self.normalise(rgb_BTHWC)
+        if self.conv1.weight.is_contiguous():  # run.channels_last=false
+            x = x.contiguous()
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean((2, 3, 4))

@@ -22,9 +22,12 @@ def learning_rate(cfg: OptimConfig, epoch: float) -> float:
     return cfg.lr * cfg.gamma ** bisect.bisect_right(sorted(cfg.milestones), epoch)
 
 
-def sgd(parameters: Iterable[nn.Parameter], cfg: OptimConfig) -> torch.optim.SGD:
-    """SGD with momentum as one fused kernel; fused is also what lets `Amp.step` skip a step without a host sync."""
-    return torch.optim.SGD(parameters, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
+def sgd(parameters: Iterable[nn.Parameter], cfg: OptimConfig, fused: bool = True) -> torch.optim.SGD:
+    """SGD with momentum; as one fused kernel, `Amp.step` skips a step without waiting for the device."""
+    foreach = None if fused else False
+    return torch.optim.SGD(
+        parameters, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=fused, foreach=foreach
+    )
 
 
 class Amp:
@@ -74,12 +77,18 @@ class Amp:
             )
 
 
+def compile_model(model: nn.Module, run: RunConfig) -> None:
+    """Apply torch.compile in place if `run.compile` asks for it."""
+    if run.compile != "none":
+        model.compile(mode="reduce-overhead" if run.compile == "cuda_graphs" else "default")
+
+
 def distribute(model: nn.Module, ranks: Ranks, run: RunConfig) -> nn.Module:
     """Wrap `model` in DDP where there are several ranks."""
     if ranks.world == 1:
         return model
-    # BN statistics belong to a micro-batch, so buffers are not broadcast; gradients live in the buckets.
-    ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # BN statistics belong to a micro-batch, so buffers are not broadcast.
+    ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=run.gradient_as_bucket_view)
     if run.gradient_compression != "none":
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
