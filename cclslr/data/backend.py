@@ -1,4 +1,4 @@
-"""What the loader asks of the parts that turn encoded video into RGB views, whichever library does the work."""
+"""What the loader asks of the parts that turn encoded video into RGB views, and which library does the work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.batch import ViewParams
+from cclslr.training.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,49 @@ class RgbBackend(Protocol):
     def close(self) -> None:
         """End the threads; drop what is in flight."""
         ...
+
+
+def make_backend(
+    cfg: DataConfig, views: ViewConfig, codec: str, clips: int, num_views: int, ranks: Ranks
+) -> RgbBackend:
+    """The backend that `data.backend`, `data.decode` and `data.device` ask for.
+
+    Args:
+        cfg: of the data.
+        views: of the views.
+        codec: of the shards.
+        clips: most clips in a batch of this rank.
+        num_views: of a clip.
+        ranks: this process and its device.
+
+    `auto` is DALI on a GPU, and the fused numba path on a CPU.
+    """
+    device = cfg.device if cfg.device != "auto" else "gpu" if ranks.device.type == "cuda" else "cpu"
+    name = cfg.backend
+    if name == "auto":
+        name = "numba" if device == "cpu" and cfg.decode != "dali" and views.size % 4 == 0 else "dali"
+    if name in ("numba", "ffcv"):  # FFCV reads, numba renders
+        from cclslr.data.rgb_numba import NumbaBackend  # compiled when it is imported first
+
+        return NumbaBackend(
+            size=views.size,
+            frames=views.rgb_frames,
+            clips=clips,
+            views=num_views,
+            threads=cfg.workers,
+            pinned=ranks.device.type == "cuda",
+        )
+    from cclslr.data.rgb_dali import DaliBackend  # DALI takes a second to import; pose alone does without
+
+    return DaliBackend(
+        codec,
+        size=views.size,
+        frames=views.rgb_frames,
+        clips=clips,
+        views=num_views,
+        decode=cfg.decode,
+        device=device,
+        device_id=ranks.device.index or 0,
+        threads=cfg.workers,
+        depth=cfg.prefetch,
+    )

@@ -43,3 +43,14 @@ class Batch:
         """This batch on `device`; asynchronous where the memory is pinned."""
         move = lambda x: None if x is None else x.to(device, non_blocking=True)  # noqa: E731
         return Batch(move(self.rgb_VBTHWC), move(self.pose_VBTJC), self.clip_ids_B.to(device), self.labels_B.to(device))
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`, complete: through pinned memory and a stream of its own if that is a GPU."""
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        pin = lambda x: x if x is None or x.is_cuda else x.pin_memory()  # noqa: E731
+        moved = Batch(pin(batch.rgb_VBTHWC), pin(batch.pose_VBTJC), batch.clip_ids_B, batch.labels_B).to(device)
+        torch.cuda.current_stream(device).synchronize()
+    return moved

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from cclslr.config import DataConfig, ViewConfig
-from cclslr.data.backend import BadVideo, EncodedClip, RgbBackend
-from cclslr.data.batch import Batch, ViewParams
+from cclslr.data.backend import BadVideo, EncodedClip, RgbBackend, make_backend
+from cclslr.data.batch import Batch, ViewParams, to_device
 from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.plan import BatchPlan, Slots
 from cclslr.data.pose import pose_views
@@ -319,63 +319,6 @@ class Loader:
             self._issue()
         for dropped in in_flight:
             self._submit(backend, dropped)
-
-
-def make_backend(
-    cfg: DataConfig, views: ViewConfig, codec: str, clips: int, num_views: int, ranks: Ranks
-) -> RgbBackend:
-    """The backend that `data.backend`, `data.decode` and `data.device` ask for.
-
-    Args:
-        cfg: of the data.
-        views: of the views.
-        codec: of the shards.
-        clips: most clips in a batch of this rank.
-        num_views: of a clip.
-        ranks: this process and its device.
-
-    `auto` is DALI on a GPU, and the fused numba path on a CPU.
-    """
-    device = cfg.device if cfg.device != "auto" else "gpu" if ranks.device.type == "cuda" else "cpu"
-    name = cfg.backend
-    if name == "auto":
-        name = "numba" if device == "cpu" and cfg.decode != "dali" and views.size % 4 == 0 else "dali"
-    if name in ("numba", "ffcv"):  # FFCV reads, numba renders
-        from cclslr.data.rgb_numba import NumbaBackend  # compiled when it is imported first
-
-        return NumbaBackend(
-            size=views.size,
-            frames=views.rgb_frames,
-            clips=clips,
-            views=num_views,
-            threads=cfg.workers,
-            pinned=ranks.device.type == "cuda",
-        )
-    from cclslr.data.rgb_dali import DaliBackend  # DALI takes a second to import; pose alone does without
-
-    return DaliBackend(
-        codec,
-        size=views.size,
-        frames=views.rgb_frames,
-        clips=clips,
-        views=num_views,
-        decode=cfg.decode,
-        device=device,
-        device_id=ranks.device.index or 0,
-        threads=cfg.workers,
-        depth=cfg.prefetch,
-    )
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`, complete: through pinned memory and a stream of its own if that is a GPU."""
-    if device.type != "cuda":
-        return batch
-    with torch.cuda.stream(torch.cuda.Stream(device)):
-        pin = lambda x: x if x is None or x.is_cuda else x.pin_memory()  # noqa: E731
-        moved = Batch(pin(batch.rgb_VBTHWC), pin(batch.pose_VBTJC), batch.clip_ids_B, batch.labels_B).to(device)
-        torch.cuda.current_stream(device).synchronize()
-    return moved
 
 
 def _codec(shards: ShardSet) -> str:
