@@ -43,7 +43,7 @@ def test_all_sections_pass(tmp_path, dry):
     assert sections["train_jpeg_gpu"]["result"] == {"rate": 1}
     assert sections["short_run"]["result"] == [{"step": 5, "loss": 12.5}]
     trained = [call for call in calls if call.startswith("tools/bench_train.py")]
-    assert len(trained) == 7
+    assert len(trained) == 8
     assert all(("run.device=cpu" if dry else "run.device=cuda") in call for call in trained)
     assert all(("r3d10_narrow" in call) == bool(dry) for call in trained)
 

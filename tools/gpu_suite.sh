@@ -126,7 +126,9 @@ step short_run 40 short_run "$STEPS"
 section plan 20 "$PYTHON" tools/plan_run.py --table --train "$WORK/train_jpeg_gpu.json" --json "$WORK/plan.json"
 step ranks 60 train "${SHORT[@]}" "$(data jpeg)" --json "$WORK/ranks.json" --ranks "$RANKS"
 step sweep 120 train "${SHORT[@]}" --json "$WORK/sweep.json" --sweep "data.shards=[$WORK/jpeg,$WORK/$VIDEO]"
-step compile 110 train "${SHORT[@]}" "data.shards=[]" --json "$WORK/compile.json" --tricks compile,cuda_graphs "${COMPILED[@]}"
+for trick in compile cuda_graphs; do
+    step "$trick" 110 train "${SHORT[@]}" "data.shards=[]" --json "$WORK/$trick.json" --tricks "$trick" "${COMPILED[@]}"
+done
 
 "$PYTHON" - "$WORK" "$OUT" <<'PY'
 import gzip, json, pathlib, sys
