@@ -19,7 +19,7 @@ from cclslr.shards.writer import PackedClip
 class PackOptions:
     """How clips are packed; everything here is part of the recipe that decides whether a shard is up to date."""
 
-    codec: str = "h264"
+    codec: str = "jpeg"  # until another one measures better on a GPU
     size: int = 256  # pixels: the side of the square crop, or the short side without a crop
     crop: str = "signer"  # signer | none
     quality: int | None = None  # JPEG quality or crf; None: the codec's default
