@@ -57,7 +57,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--out", required=True, metavar="DIR", help="folder of the packed data set, e.g. shards/mine")
     group.add_argument(
         "--codec", choices=CODECS, default=default.codec,
-        help=f"jpeg: decodes on any GPU, five times the bytes; h264, hevc: NVDEC and CPU threads; vp9: DALI's CPU decoder"
+        help=f"jpeg: for any GPU, five times the bytes; h264, hevc: NVDEC and CPU threads; vp9: DALI's CPU decoder"
         f" (default {default.codec})",
     )  # fmt: skip
     group.add_argument(
