@@ -13,7 +13,7 @@ examples:
   make_beton.py shards/wlasl300 --workers 8
   torchrun -m cclslr.train data.shards=[shards/wlasl300] data.backend=ffcv
 
-The file holds JPEG frames, whatever the codec of the shards: some five times the bytes of H.264. It pays where all of it
+The file holds JPEG frames, whatever the codec of the shards: five times the bytes of H.264. It pays where all of it
 fits into memory and there are cores to spare for decoding. The index and labels stay those of the shards, which must
 remain where they are; write the file again after packing again.
 """
