@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import itertools
 import os
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cclslr.bench.memory import heap_bytes
 from cclslr.datasets.base import VideoFile
 from cclslr.shards import video
 from cclslr.shards.decode import decode_file, load_keypoints
@@ -71,36 +71,6 @@ def test_codec_returns_every_frame_in_order(codec: str) -> None:
     assert offsets == (video.jpeg_offsets(data) if codec == "jpeg" else [])
 
 
-class MallocInfo(ctypes.Structure):
-    """glibc's `struct mallinfo2`."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
-    ]
-
-
-def bytes_in_use() -> int:
-    """Of the heap, or a skipped test where the C library does not tell."""
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallinfo2"):
-        pytest.skip("glibc 2.33 or newer tells how much of the heap is in use")
-    library.mallinfo2.restype = MallocInfo
-    info = library.mallinfo2()
-    return info.uordblks + info.hblkhd
-
-
 @pytest.mark.parametrize("codec", ["vp9", "h264", "hevc"])
 def test_decoding_that_stops_early_loses_no_memory(codec: str) -> None:
     data, _ = video.encode(moving_bar(12), codec, 25.0)
@@ -110,9 +80,13 @@ def test_decoding_that_stops_early_loses_no_memory(codec: str) -> None:
             next(video.video_frames(data))
 
     stop_early(100)  # fills caches
-    before = bytes_in_use()
+    before = heap_bytes()
+    if before is None:
+        pytest.skip("the C library does not tell how much of the heap is in use")
     stop_early(400)
-    assert bytes_in_use() - before < 400 * 30  # bytes; a generator left open costs 150 each
+    after = heap_bytes()
+    assert after is not None
+    assert after - before < 400 * 30  # bytes; a generator left open costs 150 each
 
 
 ENCODE = """
