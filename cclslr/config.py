@@ -32,7 +32,7 @@ class DataConfig:
     )
     device: str = "auto"  # auto | cpu | gpu: where RGB is decoded and augmented
     workers: int = 2  # reading and decoding threads of each rank
-    prefetch: int = 2  # batches made ahead
+    prefetch: int = 4  # batches made ahead; on two cores 4 gave 4 to 9 % more clips/s than 2 or 3
     max_bad_share: float = 0.01  # a run stops when a larger share of the clips read so far was quarantined
     cache_dir: str = "~/.cache/cclslr"  # remote shards: node-local cache, shared by the node's ranks
     cache_gb: float = 200.0

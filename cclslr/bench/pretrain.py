@@ -206,6 +206,10 @@ def _several(cfg: PretrainConfig, ranks: Ranks) -> bool:
     return ranks.world > 1
 
 
+def _several_gpus(cfg: PretrainConfig, ranks: Ranks) -> bool:
+    return _several(cfg, ranks) and _on_gpu(cfg, ranks)  # gloo has no compressed reduction
+
+
 TRICKS = (
     Trick("channels_last", "run.channels_last=false", applies=lambda cfg, ranks: "rgb" in cfg.model.modalities),
     Trick("fused_momentum_update", "run.fused_momentum_update=false"),
@@ -216,7 +220,7 @@ TRICKS = (
     Trick("compile", "run.compile=default", default=False),
     Trick("cuda_graphs", "run.compile=cuda_graphs", default=False, applies=_on_gpu),
     Trick("gradient_as_bucket_view", "run.gradient_as_bucket_view=false", applies=_several),
-    Trick("gradient_compression", "run.gradient_compression=bf16", default=False, applies=_several),
+    Trick("gradient_compression", "run.gradient_compression=bf16", default=False, applies=_several_gpus),
 )
 
 

@@ -61,7 +61,7 @@ def loader_settings(
     rounds: list[Iterable[tuple[str, ...]]] = [
         placements,
         [(f"data.workers={workers}",) for workers in counts],
-        [(f"data.prefetch={depth}",) for depth in (2, 3, 4)],
+        [(f"data.prefetch={depth}",) for depth in (2, 4, 6)],
     ]
     chosen: tuple[str, ...] = ()
     tables = []
