@@ -8,10 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from small_runs import TINY, TINY_PRETRAIN, finish, start, tiny_shards
 
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.files import read_json
+from cclslr.predict import predict
+from cclslr.shards import video
 
 METRICS = {"per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5"}
 
@@ -83,6 +86,29 @@ def test_prediction_from_a_video_file(trained, tmp_path):
     assert process.returncode == 2
     assert "clip.mp4" in " ".join(output.split())
     assert "Traceback" not in output
+
+
+def test_prediction_from_a_bare_video_asks_the_estimator(trained, tmp_path, monkeypatch):
+    _, run = trained
+    clip = manifest(SynthOptions(classes=4, size=48, frames=(12, 12)))[0].source.load()
+    data, _ = video.encode(clip.frames_THWC, "h264", 25.0)
+    (tmp_path / "clip.mp4").write_bytes(data)
+    np.save(tmp_path / "clip.npy", clip.keypoints_TKC)
+    asked = []
+
+    def estimate(path, estimator):
+        asked.append((path, estimator))
+        return clip.keypoints_TKC
+
+    monkeypatch.setattr("cclslr.poses.estimate", estimate)
+    arguments = (run / "last.pt", tmp_path / "clip.mp4")
+    bare, classes = predict(*arguments, None, "mediapipe", [])
+    given, _ = predict(*arguments, tmp_path / "clip.npy", "mediapipe", [])
+    assert asked == [(tmp_path / "clip.mp4", "mediapipe")]
+    assert set(bare) == {"rgb", "pose", "fused"}
+    for name, logits in bare.items():
+        assert len(logits) == len(classes)
+        assert torch.equal(logits, given[name])
 
 
 def test_mistakes_end_with_one_line(trained, tmp_path):
