@@ -9,12 +9,15 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.codec import CodecContext
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
 from cclslr.shards.decode import decode_file
 from cclslr.shards.format import CODECS, BadClip
+from cclslr.shards.mp4 import read_track
 
 __all__ = ["decode", "decode_file", "encode", "extension", "jpeg_offsets", "video_frames"]
 
@@ -131,12 +134,14 @@ def video_frames(data: bytes) -> Iterator[VideoFrame]:
     Raises:
         av.FFmpegError: the bytes do not decode.
     """
-    with av.open(io.BytesIO(data), "r") as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # clips are decoded side by side instead
-        # All packets at once: PyAV 18 loses 150 bytes of memory each time that reading them stops before the end.
-        for packet in list(container.demux(stream)):
-            yield from packet.decode()
+    track = read_track(data)
+    decoder = CodecContext.create(track.codec, "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.thread_count = 1  # clips are decoded side by side instead
+    decoder.extradata = track.extradata or None
+    for packet in track.packets:
+        yield from decoder.decode(av.Packet(packet))
+    yield from decoder.decode(None)
 
 
 def jpeg_offsets(data: bytes) -> list[int]:

@@ -1,0 +1,92 @@
+"""The packets of an mp4 with one video track, straight from its tables (ISO/IEC 14496-12), as libavcodec takes them.
+
+Made for what `video.encode` writes: no fragments, offsets of 32 bits. FFmpeg's demuxer decodes the beginning of a
+stream to find out what the tables say: 0.8 of 8.8 ms for an H.264 clip of 76 frames of 256x256 (one core, AMD EPYC).
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+
+from av.error import InvalidDataError
+
+_CODECS = {b"avc1": "h264", b"hvc1": "hevc", b"hev1": "hevc", b"vp09": "vp9"}
+_INVALID_DATA = 1094995529  # AVERROR_INVALIDDATA: what FFmpeg's own demuxer raises
+_SAMPLE_ENTRY = 78  # bytes of a VisualSampleEntry before the boxes in it
+
+
+@dataclass(frozen=True)
+class Track:
+    """What a decoder needs to know, and the packets in decoding order."""
+
+    codec: str  # h264 | hevc | vp9
+    extradata: bytes  # parameter sets; empty for VP9
+    packets: list[bytes]
+
+
+def read_track(data: bytes) -> Track:
+    """The video track of an mp4.
+
+    Raises:
+        av.error.InvalidDataError: no mp4, cut short, or of another codec.
+    """
+    content = memoryview(data)
+    try:
+        table = _box(content, b"moov", b"trak", b"mdia", b"minf", b"stbl")
+        entry_size, kind = struct.unpack_from(">I4s", entries := _box(table, b"stsd"), 8)  # the first and only one
+        codec = _CODECS[kind]
+        entry = entries[8 + 8 + _SAMPLE_ENTRY : 8 + entry_size]
+        extradata = b"" if codec == "vp9" else bytes(_box(entry, b"avcC" if codec == "h264" else b"hvcC"))
+        spans = _packet_spans(table)
+    except (KeyError, ValueError, struct.error) as error:
+        raise InvalidDataError(_INVALID_DATA, f"not a readable mp4: {error}") from error
+    if not spans or spans[-1][1] > len(data):
+        raise InvalidDataError(_INVALID_DATA, "the mp4 is cut short")
+    return Track(codec, extradata, [data[begin:end] for begin, end in spans])
+
+
+def _packet_spans(table: memoryview) -> list[tuple[int, int]]:
+    """Where each packet begins and ends in the file."""
+    all_equal, count = struct.unpack_from(">II", sizes := _box(table, b"stsz"), 4)
+    left = iter([all_equal] * count if all_equal else struct.unpack_from(f">{count}I", sizes, 12))
+    chunks = _numbers(_box(table, b"stco"), columns=1)
+    runs = _numbers(_box(table, b"stsc"), columns=3)  # first chunk, packets in each chunk, description
+    packets_of_chunk = dict(zip(runs[::3], runs[1::3]))
+    spans, packets = [], 0
+    for number, at in enumerate(chunks, 1):
+        packets = packets_of_chunk.get(number, packets)
+        for size in itertools.islice(left, packets):
+            spans.append((at, at + size))
+            at += size
+    if len(spans) != count:
+        raise ValueError(f"chunks for {len(spans)} of {count} packets")
+    return spans
+
+
+def _numbers(box: memoryview, columns: int) -> tuple[int, ...]:
+    """The rows of a box that counts them, one after the other."""
+    (rows,) = struct.unpack_from(">I", box, 4)
+    return struct.unpack_from(f">{columns * rows}I", box, 8)
+
+
+def _box(content: memoryview, *path: bytes) -> memoryview:
+    """The content of the first box on `path`, each inside the one before.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for wanted in path:
+        at = 0
+        while at + 8 <= len(content):
+            size, kind = struct.unpack_from(">I4s", content, at)
+            if not 8 <= size <= len(content) - at:
+                raise ValueError(f"box {kind!r} of {size} bytes where {len(content) - at} are left")
+            if kind == wanted:
+                content = content[at + 8 : at + size]
+                break
+            at += size
+        else:
+            raise KeyError(f"no box {wanted.decode()}")
+    return content

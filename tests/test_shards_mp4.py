@@ -1,0 +1,82 @@
+"""Packets from an mp4's own tables, against FFmpeg's demuxer."""
+
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cclslr.shards import video
+from cclslr.shards.format import BadClip
+from cclslr.shards.mp4 import read_track
+
+CODECS = ("vp9", "h264", "hevc")
+
+
+def encoded(codec: str, frames: int = 40, size: int = 96, seed: int = 0) -> bytes:
+    rng = np.random.default_rng(seed)
+    texture_HWC = rng.integers(0, 256, (size, 2 * size, 3), dtype=np.uint8)
+    return video.encode(np.stack([texture_HWC[:, t : t + size] for t in range(frames)]), codec, 25.0)[0]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("frames", [1, 7, 90])
+def test_packets_and_parameter_sets_are_those_of_ffmpeg(codec: str, frames: int) -> None:
+    data = encoded(codec, frames)
+    with av.open(io.BytesIO(data), "r") as container:
+        stream = container.streams.video[0]
+        extradata = stream.codec_context.extradata or b""
+        packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+    track = read_track(data)
+    assert track.codec == codec
+    assert track.extradata == extradata
+    assert track.packets == packets
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_frames_and_their_colours_are_those_of_ffmpeg(codec: str) -> None:
+    data = encoded(codec)
+    with av.open(io.BytesIO(data), "r") as container:
+        expected = list(container.decode(video=0))
+    frames = list(video.video_frames(data))
+    assert len(frames) == len(expected) == 40
+    for ours, theirs in zip(frames, expected, strict=True):
+        assert (ours.format.name, ours.color_range, ours.colorspace) == (
+            theirs.format.name,
+            theirs.color_range,
+            theirs.colorspace,
+        )
+        np.testing.assert_array_equal(ours.to_ndarray(), theirs.to_ndarray())
+
+
+H264 = encoded("h264", frames=5)
+
+
+@given(length=st.integers(0, len(H264) - 1))
+@settings(max_examples=200, deadline=None)
+def test_a_file_that_ends_early_is_a_bad_clip(length: int) -> None:
+    with pytest.raises(BadClip):
+        video.decode(H264[:length], "h264")
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_damaged_tables_give_a_bad_clip_or_packets(data: st.DataObject) -> None:
+    broken = bytearray(H264)
+    tables = H264.index(b"moov") - 4
+    for at in data.draw(st.lists(st.integers(tables, len(H264) - 1), min_size=1, max_size=4)):
+        broken[at] = data.draw(st.integers(0, 255))
+    try:
+        track = read_track(bytes(broken))
+    except av.error.InvalidDataError:
+        return
+    assert all(len(packet) <= len(broken) for packet in track.packets)
+
+
+def test_another_container_is_named() -> None:
+    with pytest.raises(av.error.InvalidDataError, match="not a readable mp4"):
+        read_track(b"RIFF" * 100)
