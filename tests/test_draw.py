@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cclslr.data.draw import Purpose, between, hash_words, uniform
+from cclslr.data.draw import Purpose, hash_words, uniform
 
 _WORD = st.integers(-(2**63), 2**63 - 1)
 
@@ -79,9 +79,3 @@ def test_order_of_the_words_matters() -> None:
 
 def test_purposes_are_distinct() -> None:
     assert len({int(purpose) for purpose in Purpose}) == len(Purpose.__members__)
-
-
-def test_between() -> None:
-    numbers = between(-3.0, 5.0, np.arange(10_000))
-    assert -3 <= numbers.min() < -2.99
-    assert 4.99 < numbers.max() < 5

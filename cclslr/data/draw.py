@@ -61,8 +61,3 @@ def hash_words(*words: int | np.ndarray) -> np.ndarray:
 def uniform(*words: int | np.ndarray) -> np.ndarray:
     """float64 in [0, 1) for each element of the broadcast integer `words`: the upper 53 bits of their hash."""
     return (hash_words(*words) >> np.uint64(11)) * 2.0**-53
-
-
-def between(low: float, high: float, *words: int | np.ndarray) -> np.ndarray:
-    """float64 in [low, high) for each element of the broadcast integer `words`."""
-    return low + (high - low) * uniform(*words)
