@@ -13,6 +13,7 @@ import gc
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -50,9 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     ranks = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     process, every = psutil.Process(), args.batches // SAMPLES
-    taken: list[int] = []
-    rss_mb: list[float] = []
-    heap_mb: list[float] = []
+    measured_S3 = np.ones((args.batches // every, 3))  # batches, resident, heap; its pages are there from the start
     began = time.perf_counter()
     with open_loader(cfg, ranks).start() as loader, progress_bar("batches") as bar:
         shown = bar.add_task(codec, total=args.batches)
@@ -60,18 +59,18 @@ def main(argv: list[str] | None = None) -> None:
             next(loader)
             if number % every == 0:
                 gc.collect()  # what waits for it is no leak
-                taken.append(number)
-                rss_mb.append(process.memory_info().rss / 1e6)
-                heap_mb.append((heap_bytes() or 0) / 1e6)  # 0: the C library does not tell
+                heap = heap_bytes() or 0  # 0: the C library does not tell
+                measured_S3[number // every - 1] = number, process.memory_info().rss / 1e6, heap / 1e6
                 bar.advance(shown, every)  # seldom: for its speed, a bar keeps a thousand times that it moved
     seconds = time.perf_counter() - began
 
-    half = len(taken) // 2
-    resident, heap = growth(taken[half:], rss_mb[half:]), growth(taken[half:], heap_mb[half:])
+    half = len(measured_S3) // 2
+    taken, rss_mb, heap_mb = measured_S3.T.tolist()
+    resident, allocated = growth(taken[half:], rss_mb[half:]), growth(taken[half:], heap_mb[half:])
     verdict = "no growth" if resident.is_noise else "grows"
     text = [
         f"{name} {1000 * of.slope:+.2f} ± {1000 * of.standard_error:.2f} MB per 1,000"
-        for name, of in (("resident", resident), ("heap", heap))
+        for name, of in (("resident", resident), ("heap", allocated))
     ]
     console.print(
         f"{args.shards}, {codec}: {verdict}. Last half of {args.batches} batches: {', '.join(text)},"
@@ -83,11 +82,11 @@ def main(argv: list[str] | None = None) -> None:
         row = {
             "codec": codec, "verdict": verdict,
             "rss_mb_per_1000_batches": 1000 * resident.slope, "rss_standard_error": 1000 * resident.standard_error,
-            "heap_mb_per_1000_batches": 1000 * heap.slope, "heap_standard_error": 1000 * heap.standard_error,
+            "heap_mb_per_1000_batches": 1000 * allocated.slope, "heap_standard_error": 1000 * allocated.standard_error,
             "rss_mb_half": rss_mb[half], "rss_mb_end": rss_mb[-1], "seconds": round(seconds, 1),
         }  # fmt: skip
         samples = {
-            "batches": taken,
+            "batches": [int(number) for number in taken],
             "rss_mb": [round(value, 3) for value in rss_mb],
             "heap_mb": [round(value, 3) for value in heap_mb],
         }

@@ -1,10 +1,9 @@
 """Does pre-training help on real keypoints? 7 signs, 210 MediaPipe sequences, 5 labelled sequences a class.
 
 For each seed, 15 sequences of each sign are held out for the test; the pose branch is pre-trained without labels on the
-other 105 and on the keypoints of rendered signers (SynthSign: 60 other signs, without a face), then fine-tuned with 5
-labelled sequences of each sign. It is compared with the same network from scratch and with a logistic regression on the
-standardised raw coordinates of every third frame: x and y, as the network has them, and all 258 numbers, depth and
-visibility included.
+other 105, then fine-tuned with 5 labelled sequences of each sign. It is compared with the same network from scratch and
+with a logistic regression on the standardised raw coordinates of every third frame: x and y, as the network has them,
+and all 258 numbers, depth and visibility included.
 
     python tools/study_signs7.py ../shared/real/keypoints/signs7_mediapipe.npz --out docs/results/signs7
 """
@@ -15,7 +14,7 @@ import argparse
 import csv
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cclslr.console import console, run_tool
-from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.files import atomic_write, read_json
-from cclslr.shards.format import ClipSource, ManifestRow, RawClip
+from cclslr.shards.format import ManifestRow, RawClip
 from cclslr.shards.pack import PackOptions, pack
 
 WIDTH, HEIGHT = 640, 480  # pixels of the webcam; MediaPipe's coordinates are fractions of them
 BODY = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)  # MediaPipe's pose landmarks of COCO's 17 joints
-FACE = slice(23, 91)  # of the whole-body keypoints
 TEST, LABELLED = 15, 5  # sequences of each sign
 
 
@@ -55,20 +52,6 @@ class Sequence:
             keypoints_TKC[:, first : first + 21, 2] = found
         keypoints_TKC[..., :2] *= (WIDTH, HEIGHT)
         return RawClip(None, keypoints_TKC, fps=25.0)
-
-
-@dataclass(frozen=True)
-class Faceless:
-    """A rendered clip without its face: signs7 has none, and telling signers apart by it is easier than by signing."""
-
-    clip: ClipSource
-
-    def load(self) -> RawClip:
-        raw = self.clip.load()
-        assert raw.keypoints_TKC is not None
-        keypoints_TKC = raw.keypoints_TKC.copy()
-        keypoints_TKC[:, FACE] = 0
-        return replace(raw, keypoints_TKC=keypoints_TKC)
 
 
 def split(labels_N: np.ndarray, seed: int) -> tuple[list[int], list[int], list[int]]:
@@ -100,16 +83,7 @@ def raw_coordinates(x_NTF: np.ndarray) -> dict[str, np.ndarray]:
     return {"logistic_xy": xy.reshape(len(x_NTF), -1), "logistic_all": third_NTF.reshape(len(x_NTF), -1)}
 
 
-def pack_rendered(out: Path) -> None:
-    """Keypoints of 40 rendered signers making 60 signs, 60 times each."""
-    options = SynthOptions(
-        classes=60, twins=0, clips_per_class=(60, 0, 0), signers=(40, 0, 0), frames=(24, 36), noise=0.7, video=False
-    )
-    rows = [replace(row, source=Faceless(row.source)) for row in manifest(options)]
-    pack(rows, out, PackOptions(codec="jpeg", crop="none"))
-
-
-def one_seed(path: Path, seed: int, folder: Path, rendered: Path, overrides: list[str]) -> dict[str, float]:
+def one_seed(path: Path, seed: int, folder: Path, overrides: list[str]) -> dict[str, float]:
     """Pack, pre-train, fine-tune twice; top-1 (%) on the held-out sequences."""
     content = np.load(path)
     labels_N, names = content["y"], [str(name) for name in content["classes"]]
@@ -132,7 +106,7 @@ def one_seed(path: Path, seed: int, folder: Path, rendered: Path, overrides: lis
         command = [sys.executable, "-m", module, *arguments, f"run.seed={seed}", *overrides]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    run("cclslr.train", "--config", "configs/signs7_pretrain.yaml", f"data.shards=[{everything},{rendered}]",
+    run("cclslr.train", "--config", "configs/signs7_pretrain.yaml", f"data.shards=[{everything}]",
         f"run.dir={folder}/pretrain")  # fmt: skip
     result = {name: baseline(x, labels_N, labelled, test) for name, x in raw_coordinates(content["X"]).items()}
     for start, checkpoint in (("pretrained", f"{folder}/pretrain/last.pt"), ("scratch", "null")):
@@ -150,11 +124,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/signs7"), help="folder of the runs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for both training programs")
     args = parser.parse_intermixed_args()
-    pack_rendered(rendered := args.runs / "rendered")
     results = []
     for seed in args.seeds:
         folder = args.runs / f"seed{seed}"
-        results.append({"seed": seed} | one_seed(args.file, seed, folder, rendered, args.overrides))
+        results.append({"seed": seed} | one_seed(args.file, seed, folder, args.overrides))
         console.print(results[-1])
     with atomic_write(args.out / "signs7.csv", "w") as file:
         writer = csv.DictWriter(file, results[0])
