@@ -64,7 +64,7 @@ def draw_views(
         masked_VB=draw(Purpose.MASK) < cfg.mask_alpha,
         rotation_VB=draw(Purpose.ROTATION, -angle, angle).astype(np.float32),
         scale_VB=draw(Purpose.SCALE, *cfg.scale).astype(np.float32),
-        hidden_VBJ=_hidden_joints(cfg.masked_joints, words),
+        hidden_VBJ=_hidden_joints(draw(Purpose.HIDDEN_COUNT, 0, cfg.masked_joints + 1).astype(np.int64), words),
     )
 
 
@@ -138,9 +138,8 @@ def _random_resized_crop(
     return np.stack([x0, y0, x0 + crop_w, y0 + crop_h], axis=-1).astype(np.float32)
 
 
-def _hidden_joints(at_most: int, words: tuple[int | np.ndarray, ...]) -> np.ndarray:
-    """A random subset of 0..at_most joints, each size equally likely: (V, B, J) bool."""
-    count_VB = np.floor(uniform(*words, Purpose.HIDDEN_COUNT) * (at_most + 1)).astype(np.int64)
+def _hidden_joints(count_VB: np.ndarray, words: tuple[int | np.ndarray, ...]) -> np.ndarray:
+    """A random subset of `count` joints: (V, B, J) bool."""
     words_VB1 = tuple(np.asarray(word)[..., None] for word in words)
     lots_VBJ = hash_words(*words_VB1, Purpose.HIDDEN_JOINT, np.arange(NUM_JOINTS))
     largest_VB1 = np.take_along_axis(np.sort(lots_VBJ), np.maximum(count_VB - 1, 0)[..., None], axis=-1)

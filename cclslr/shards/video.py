@@ -9,8 +9,6 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.codec import CodecContext
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
@@ -136,8 +134,8 @@ def video_frames(data: bytes) -> Iterator[VideoFrame]:
         av.FFmpegError: the bytes do not decode.
     """
     track = read_track(data)
-    decoder = CodecContext.create(track.codec, "r")
-    assert isinstance(decoder, VideoCodecContext)
+    decoder = av.CodecContext.create(track.codec, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
     decoder.thread_count = 1  # clips are decoded side by side instead
     decoder.extradata = track.extradata or None
     for packet in track.packets:
