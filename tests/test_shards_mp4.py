@@ -30,11 +30,14 @@ def test_packets_and_parameter_sets_are_those_of_ffmpeg(codec: str, frames: int)
     with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         extradata = stream.codec_context.extradata or b""
-        packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+        packets = {packet.pts: bytes(packet) for packet in container.demux(stream) if packet.size}
     track = read_track(data)
     assert track.codec == codec
     assert track.extradata == extradata
-    assert track.packets == packets
+    assert track.packets == list(packets.values())
+    assert [packet for _, packet in sorted(zip(track.shown, track.packets, strict=True))] == [
+        packets[pts] for pts in sorted(packets)
+    ]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -43,14 +46,37 @@ def test_frames_and_their_colours_are_those_of_ffmpeg(codec: str) -> None:
     with av.open(io.BytesIO(data), "r") as container:
         expected = list(container.decode(video=0))
     frames = list(video.video_frames(data))
-    assert len(frames) == len(expected) == 40
-    for ours, theirs in zip(frames, expected, strict=True):
+    assert [number for number, _ in frames] == list(range(40))
+    for (_, ours), theirs in zip(frames, expected, strict=True):
         assert (ours.format.name, ours.color_range, ours.colorspace) == (
             theirs.format.name,
             theirs.color_range,
             theirs.colorspace,
         )
         np.testing.assert_array_equal(ours.to_ndarray(), theirs.to_ndarray())
+
+
+CLIPS = {codec: encoded(codec, frames=23) for codec in CODECS}
+EVERY_FRAME = {codec: video.decode(data, codec) for codec, data in CLIPS.items()}
+
+
+@given(codec=st.sampled_from(CODECS), wanted=st.sets(st.integers(0, 22), min_size=1).map(sorted))
+@settings(max_examples=100, deadline=None)
+def test_frames_are_the_same_when_others_are_not_decoded(codec: str, wanted: list[int]) -> None:
+    frames = dict(video.video_frames(CLIPS[codec], wanted))
+    assert list(frames) == wanted
+    np.testing.assert_array_equal(
+        np.stack([frame.to_ndarray(format="rgb24") for frame in frames.values()]), EVERY_FRAME[codec][wanted]
+    )
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_no_frame_is_made_from_three_of_four(codec: str) -> None:
+    with av.open(io.BytesIO(CLIPS[codec]), "r") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.skip_frame = "NONREF"
+        times = [frame.time for frame in container.decode(stream)]
+    assert [round(25 * (time - times[0])) for time in times] == [0, 4, 8, 12, 16, 20, 22]
 
 
 H264 = encoded("h264", frames=5)

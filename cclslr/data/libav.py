@@ -40,10 +40,4 @@ def _decode_jpeg(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
 
 
 def _decode_video(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
-    frames: list[np.ndarray] = []
-    for number, frame in enumerate(video_frames(clip.video)):
-        if number == wanted[len(frames)]:
-            frames.append(frame.to_ndarray(format="rgb24"))
-            if len(frames) == len(wanted):
-                break
-    return frames
+    return [frame.to_ndarray(format="rgb24") for _, frame in video_frames(clip.video, wanted.tolist())]

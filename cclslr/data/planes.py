@@ -52,7 +52,7 @@ def decode_planes(clip: EncodedClip, wanted: np.ndarray) -> Iterator[Planes]:
 
 
 def _decode_libav(clip: EncodedClip, wanted: np.ndarray) -> Iterator[Planes]:
-    frames = _jpeg_frames(clip, wanted) if clip.codec == "jpeg" else _video_frames(clip, wanted)
+    frames = _jpeg_frames(clip, wanted) if clip.codec == "jpeg" else video_frames(clip.video, wanted.tolist())
     found = 0
     try:
         for number, frame in frames:
@@ -68,17 +68,6 @@ def _decode_libav(clip: EncodedClip, wanted: np.ndarray) -> Iterator[Planes]:
         raise BadClip(f"{clip.name}: {clip.codec} does not decode: {error}") from error
     if found < len(wanted):
         raise BadClip(f"{clip.name}: the video ends before frame {wanted[found]} of {clip.num_frames}")
-
-
-def _video_frames(clip: EncodedClip, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
-    left = iter(wanted.tolist())
-    target = next(left)
-    for number, frame in enumerate(video_frames(clip.video)):
-        if number == target:
-            yield number, frame
-            target = next(left, -1)
-            if target < 0:
-                return
 
 
 def _jpeg_frames(clip: EncodedClip, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:

@@ -132,9 +132,9 @@ def _span(timeline: _Timeline, frames: Frames | None, seconds: Seconds | None) -
         missing = round((seconds[1] - timeline.seconds[-1]) * timeline.fps) - 1
     else:
         missing = end - total
+    end = min(end, total)
     if missing > max(2, (end - begin + max(missing, 0)) // 10):
         raise BadClip(f"the span ends {missing} frames beyond the end of the video, which has {total}")
-    end = min(end, total)
     if end > timeline.intact:
         raise BadClip(f"truncated or damaged video: only the first {timeline.intact} of {total} frames are whole")
     return begin, end

@@ -24,6 +24,7 @@ class Track:
     codec: str  # h264 | hevc | vp9
     extradata: bytes  # parameter sets; empty for VP9
     packets: list[bytes]
+    shown: list[int]  # number of each packet's frame in the order of showing, which B-frames make another one
 
 
 def read_track(data: bytes) -> Track:
@@ -40,17 +41,18 @@ def read_track(data: bytes) -> Track:
         entry = entries[8 + 8 + _SAMPLE_ENTRY : 8 + entry_size]
         extradata = b"" if codec == "vp9" else bytes(_box(entry, b"avcC" if codec == "h264" else b"hvcC"))
         spans = _packet_spans(table)
+        shown = _shown(table, len(spans))
     except (KeyError, ValueError, struct.error) as error:
         raise InvalidDataError(_INVALID_DATA, f"not a readable mp4: {error}") from error
     if not spans or spans[-1][1] > len(data):
         raise InvalidDataError(_INVALID_DATA, "the mp4 is cut short")
-    return Track(codec, extradata, [data[begin:end] for begin, end in spans])
+    return Track(codec, extradata, [data[begin:end] for begin, end in spans], shown)
 
 
 def _packet_spans(table: memoryview) -> list[tuple[int, int]]:
     """Where each packet begins and ends in the file."""
     all_equal, count = struct.unpack_from(">II", sizes := _box(table, b"stsz"), 4)
-    left = iter([all_equal] * count if all_equal else struct.unpack_from(f">{count}I", sizes, 12))
+    left = itertools.repeat(all_equal, count) if all_equal else iter(struct.unpack_from(f">{count}I", sizes, 12))
     chunks = _numbers(_box(table, b"stco"), columns=1)
     runs = _numbers(_box(table, b"stsc"), columns=3)  # first chunk, packets in each chunk, description
     packets_of_chunk = dict(zip(runs[::3], runs[1::3]))
@@ -63,6 +65,28 @@ def _packet_spans(table: memoryview) -> list[tuple[int, int]]:
     if len(spans) != count:
         raise ValueError(f"chunks for {len(spans)} of {count} packets")
     return spans
+
+
+def _shown(table: memoryview, packets: int) -> list[int]:
+    """What `Track.shown` says, from the times of decoding (stts) and the delays from there to showing (ctts)."""
+    try:
+        delays = _each(_numbers(_box(table, b"ctts"), columns=2), packets)
+    except KeyError:  # packets are shown as they are decoded
+        return list(range(packets))
+    durations = _each(_numbers(_box(table, b"stts"), columns=2), packets)
+    if not len(delays) == len(durations) == packets:
+        raise ValueError(f"{len(durations)} durations and {len(delays)} delays for {packets} packets")
+    times = [0, *itertools.accumulate(durations)]
+    shown = [0] * packets
+    for number, packet in enumerate(sorted(range(packets), key=lambda packet: times[packet] + delays[packet])):
+        shown[packet] = number
+    return shown
+
+
+def _each(runs: tuple[int, ...], packets: int) -> list[int]:
+    """The value of each packet from pairs of a count and a value; one more where they speak of more than there are."""
+    values = (itertools.repeat(value, count) for count, value in zip(runs[::2], runs[1::2], strict=True))
+    return list(itertools.islice(itertools.chain.from_iterable(values), packets + 1))
 
 
 def _numbers(box: memoryview, columns: int) -> tuple[int, ...]:

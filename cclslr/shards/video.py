@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import av
@@ -19,10 +19,11 @@ from cclslr.shards.mp4 import read_track
 
 __all__ = ["decode", "decode_file", "encode", "extension", "jpeg_offsets", "video_frames"]
 
-# Long groups of pictures: 32 of 75 frames are wanted, and short groups cost both bytes and time. No B-frames: packet i
-# is frame i for every decoder. One thread: the bytes don't depend on the machine.
+# Long groups of pictures: 32 of 75 frames are wanted, and short groups cost bytes and time. Of H.264 and HEVC three of
+# four frames are B-frames that no other is made from: those are decoded only if wanted (see `video_frames`). One
+# thread: the bytes do not depend on the machine.
 _GOP = "250"
-_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "vp9": (
         "libvpx-vp9",
         {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "0", "auto-alt-ref": "0", "g": _GOP},
@@ -35,9 +36,9 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
             "crf": "22",
             "preset": "fast",
             "tune": "fastdecode",
-            "bf": "0",
+            "bf": "3",
             "g": _GOP,
-            "x264-params": "cpu-independent=1:psy=0:aq-mode=0",
+            "x264-params": "cpu-independent=1:psy=0:aq-mode=0:b-adapt=0:b-pyramid=none:weightb=0",
         },
     ),
     "hevc": (
@@ -46,7 +47,8 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
             "crf": "22",
             "preset": "fast",
             "tune": "fastdecode",
-            "x265-params": f"keyint={_GOP}:bframes=0:pools=1:frame-threads=1:wpp=0:info=0:log-level=error",
+            "x265-params": f"keyint={_GOP}:bframes=3:b-adapt=0:b-pyramid=0:weightb=0"
+            ":pools=1:frame-threads=1:wpp=0:info=0:log-level=error",
         },
     ),
 }
@@ -86,7 +88,7 @@ def _encode_jpeg(frames_THWC: np.ndarray, quality: int) -> tuple[bytes, list[int
 
 def _encode_mp4(frames_THWC: np.ndarray, codec: str, fps: float, quality: int | None) -> bytes:
     _, height, width, _ = frames_THWC.shape
-    encoder, defaults = _ENCODERS[codec]
+    encoder, defaults = ENCODERS[codec]
     options = {"flags": "+bitexact", **defaults}  # no dates, no versions
     if quality is not None:
         options["crf"] = str(quality)
@@ -127,20 +129,37 @@ def decode(data: bytes, codec: str) -> np.ndarray:
     return np.stack(frames)
 
 
-def video_frames(data: bytes) -> Iterator[VideoFrame]:
-    """The frames of a video component in order, decoded on one thread as they are asked for.
+def video_frames(data: bytes, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, VideoFrame]]:
+    """Frames of a video component with their numbers, in order, decoded on one thread as they are asked for.
+
+    Args:
+        data: an mp4.
+        wanted: numbers of frames, ascending, each once; all by default. Of the others, those are not decoded that come
+            after the last, and those that no frame is made from: 19 % of the time of an H.264 draw (one core).
 
     Raises:
         av.FFmpegError: the bytes do not decode.
     """
     track = read_track(data)
+    keep = set(track.shown if wanted is None else wanted)
+    last = max(keep)
     decoder = av.CodecContext.create(track.codec, "r")
     assert isinstance(decoder, av.VideoCodecContext)
     decoder.thread_count = 1  # clips are decoded side by side instead
     decoder.extradata = track.extradata or None
-    for packet in track.packets:
-        yield from decoder.decode(av.Packet(packet))
-    yield from decoder.decode(None)
+    skipping = False
+    for content, number in zip(track.packets, track.shown, strict=True):
+        if skipping != (number not in keep):
+            skipping = not skipping
+            decoder.skip_frame = "NONREF" if skipping else "DEFAULT"
+        packet = av.Packet(content)
+        packet.pts = number
+        for frame in decoder.decode(packet):
+            if frame.pts in keep:
+                yield frame.pts, frame
+            if frame.pts == last:
+                return
+    yield from ((frame.pts, frame) for frame in decoder.decode(None) if frame.pts in keep)
 
 
 def jpeg_offsets(data: bytes) -> list[int]:
@@ -162,4 +181,4 @@ def _decode_jpeg(data: bytes) -> list[np.ndarray]:
 
 
 def _decode_mp4(data: bytes) -> list[np.ndarray]:
-    return [frame.to_ndarray(format="rgb24") for frame in video_frames(data)]
+    return [frame.to_ndarray(format="rgb24") for _, frame in video_frames(data)]
