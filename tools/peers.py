@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -26,6 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 from cclslr.bench.jobs import Job, Jobs, Setup
 from cclslr.bench.process import drop_from_cache
 from cclslr.shards import video
+
+if TYPE_CHECKING:
+    import spdl.io
 
 _FFCV_CLIPS = 2048  # in one of FFCV's epochs, whose order is fixed beforehand
 
@@ -84,11 +88,14 @@ def decode_decord(data: bytes, job: Job) -> torch.Tensor:
 
 
 def decode_torchcodec(data: bytes, job: Job) -> torch.Tensor:
-    """torchcodec, one thread, frames by number."""
+    """torchcodec, one thread, frames by number; of JPEG frames it gets the wanted ones alone."""
     from torchcodec.decoders import VideoDecoder
 
+    wanted = job.wanted
+    if job.codec == "jpeg":
+        data, wanted = b"".join(job.images(data)), np.arange(len(wanted))
     decoder = VideoDecoder(data, num_ffmpeg_threads=1, dimension_order="NHWC")
-    return decoder.get_frames_at(job.wanted.tolist()).data
+    return decoder.get_frames_at(wanted.tolist()).data
 
 
 Decode = Callable[[bytes, Job], torch.Tensor]
@@ -140,10 +147,10 @@ def webdataset_loader(setup: Setup) -> Iterator[int]:
         yield len(views_BVTHWC)
 
 
-def _view_filters(job: Job, v: int, size: int) -> str:
-    """One view as FFmpeg filters; frames that it shows more than once come once."""
+def _view_filters(job: Job, v: int, size: int, numbers_T: np.ndarray) -> str:
+    """The view as FFmpeg filters; of the frames that come in, it shows `numbers_T` (ascending)."""
     x0, y0, x1, y1 = job.crop(v)
-    shown = "+".join(f"eq(n\\,{number})" for number in np.unique(job.params.rgb_index_VBT[v, job.b]))
+    shown = "+".join(f"eq(n\\,{number})" for number in numbers_T)
     filters = [f"select='{shown}'", f"crop={x1 - x0}:{y1 - y0}:{x0}:{y0}", f"scale={size}:{size}", "setsar=1"]
     filters += ["hflip"] if job.params.flip_VB[v, job.b] else []
     # FFmpeg's eq is the nearest it has to a colour matrix.
@@ -151,24 +158,35 @@ def _view_filters(job: Job, v: int, size: int) -> str:
     return ",".join([*filters, f"eq=contrast={gain:.3f}:saturation={gain:.3f}", "format=rgb24"])
 
 
+def _spdl_packets(jobs: Jobs, job: Job) -> tuple[spdl.io.VideoPackets, np.ndarray]:
+    """The packets that a clip's views need, and where the frames of the views are among their frames (V, T)."""
+    import spdl.io
+
+    data = jobs.read(job)
+    if job.codec == "jpeg":
+        mjpeg = spdl.io.demux_config(format="mjpeg")
+        return spdl.io.demux_video(b"".join(job.images(data)), demux_config=mjpeg), job.positions_VT
+    until = (int(job.wanted[-1]) + 0.5) / job.row.fps
+    return spdl.io.demux_video(data, timestamp=(0.0, until)), job.params.rgb_index_VBT[:, job.b]
+
+
 def _spdl_views(jobs: Jobs, split: bool, job: Job) -> np.ndarray:
     """(2, T, size, size, 3). Split: one filter graph for both views, so that a frame is decoded once."""
     import spdl.io
 
-    raw = spdl.io.demux_config(format="mjpeg") if job.codec == "jpeg" else None
-    packets = spdl.io.demux_video(jobs.read(job), demux_config=raw)
-    graphs = [_view_filters(job, v, jobs.cfg.views.size) for v in range(2)]
+    packets, numbers_VT = _spdl_packets(jobs, job)
+    shown = [np.unique(numbers_T) for numbers_T in numbers_VT]  # what a view shows more than once comes once
+    graphs = [_view_filters(job, v, jobs.cfg.views.size, shown[v]) for v in range(2)]
     each = [packets.clone(), packets]
     if split:
-        graphs = [f"split=2[a][b];[a]{graphs[0]}[c];[b]{graphs[1]}[d];[c][d]concat=n=2:v=1:a=0"]
+        # SPDL drops frames that a filter moves beyond the time that was asked for, as concat does.
+        graphs = [f"split=2[a][b];[a]{graphs[0]}[c];[b]{graphs[1]}[d];[c][d]concat=n=2:v=1:a=0,setpts=N*0.001/TB"]
         each = [packets]
     decoded = [spdl.io.decode_packets(one, filter_desc=graph) for one, graph in zip(each, graphs, strict=True)]
     frames = np.concatenate([spdl.io.to_numpy(spdl.io.convert_frames(frames)) for frames in decoded])
-    first, second = job.params.rgb_index_VBT[:, job.b]
-    shown = np.unique(first), np.unique(second)
-    return np.stack(
-        [frames[np.searchsorted(shown[0], first)], frames[len(shown[0]) + np.searchsorted(shown[1], second)]]
-    )
+    assert len(frames) == len(shown[0]) + len(shown[1])
+    first, second = (np.searchsorted(shown[v], numbers_VT[v]) for v in range(2))
+    return np.stack([frames[first], frames[len(shown[0]) + second]])
 
 
 def spdl_pipeline(split: bool, setup: Setup) -> Iterator[int]:

@@ -3,15 +3,14 @@
 A view is linear in the planes: bilinear resampling of the crop, then one 3x4 matrix that composes YUV to RGB with the
 colour jitter. So the planes are never turned into an RGB frame. For each row of the crop (1 to 3) and of the view (4):
 
-1. chroma: apply the matrix's chroma columns to a row at half width, once for the two rows of luma that share it;
-2. luma: apply the luma column, add the chroma of each two pixels; store pixels as four int16 (R, G, B, unused);
+1. chroma: what a sample adds to R, G and B, once for the two rows of luma that share it;
+2. luma: what it adds, and the chroma of each two pixels; a pixel is four int16 (R, G, B, unused);
 3. resample horizontally: two neighbouring source pixels are one 16-byte load; the row is kept for the next output row;
 4. blend two such rows, clamp to uint8, drop the unused channel.
 
-What made it fast: loops whose length is a multiple of 64 (LLVM's vector body without its scalar tail); few arrays a
-loop (beyond 8 run-time alias checks LLVM gives up); horizontal before vertical, so that steps 1 to 3 are done once a
-source row, of which a crop has fewer than the view it fills; and the last two steps in explicit vectors (vectors.py),
-because LLVM finds none there.
+What made it fast: all four steps in explicit vectors of 16-bit integers (vectors.py), where LLVM finds none or wider
+ones; horizontal before vertical, so that steps 1 to 3 are done once a source row, of which a crop has fewer than the
+view it fills; weights of rows from the nearer one on, which fit 16 bits.
 
 Chroma siting. Video: a chroma sample stands for its 2x2 pixels, as in libswscale's conversion of yuv420p. JPEG: the
 triangle filter of libjpeg ("fancy upsampling"), 3/4 of the nearer and 1/4 of the farther sample, exact in both axes.
@@ -23,15 +22,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import float32, int32, njit
+from numba import float32, njit
 
-from cclslr.data.vectors import finish4, finish16, resample4, resample16
+from cclslr.data.vectors import chroma, finish4, finish16, luma, luma_triangle, resample4, resample16
 from cclslr.shards.format import MASK_SIZE
 
 MAX_WIDTH = 2048  # pixels of a frame, by the size of the scratch rows
 # A constant, so that LLVM sees that the scratch rows don't overlap; not a power of two, which would share cache lines.
 _ROW = MAX_WIDTH + 16
-_UNIT = 16.0  # one grey level, in the int16 pixels between steps 2 and 4; they hold -2047..2047 levels
+_UNIT = 16.0  # one grey level, in the int16 pixels between steps 1 and 4; they hold -2047..2047 levels
 _EXACT: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _OPTIONS: dict[str, Any] = {**_EXACT, "fastmath": True}
 
@@ -70,6 +69,14 @@ def _second(weight: float) -> int:
 
 
 @njit(**_EXACT)
+def _farther(weight: float) -> int:
+    """The weight of the farther of two rows in 1/65536; negative where that is the first."""
+    if weight < 0.5:
+        return min(int(weight * 65536 + 0.5), 32767)
+    return -max(min(int((1 - weight) * 65536 + 0.5), 32767), 1)
+
+
+@njit(**_EXACT)
 def view_tables(
     crop_V4: np.ndarray, flip_V: np.ndarray, width: int, height: int, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -77,7 +84,7 @@ def view_tables(
 
     Returns:
         rows_VS int64: the first of the two source rows of an output row;
-        row_weights_VS int16: the weight of the second, by `_second`;
+        row_weights_VS int16: the weight of the farther, by `_farther`;
         columns_VS int64: the first of the two source pixels of an output pixel;
         column_weights_VS4 int16: the weight of the second, once a channel;
         mask_VS2 int64: row and column of the mask at an output row or column.
@@ -93,7 +100,7 @@ def view_tables(
             x0, x1 = x1, x0
         for i in range(size):
             rows_VS[v, i], w = _tap(y0, y1, i, size, height)
-            row_weights_VS[v, i] = _second(w)
+            row_weights_VS[v, i] = _farther(w)
             columns_VS[v, i], w = _tap(x0, x1, i, size, width)
             column_weights_VS4[v, i] = _second(w)
             mask_VS2[v, i, 0] = min(
@@ -105,9 +112,25 @@ def view_tables(
 
 @njit(**_OPTIONS)
 def _window(low: int, high: int, length: int) -> tuple[int, int]:
-    """Start and count of a run that covers low..high - 1 in a row of `length`: a multiple of 64 where that fits."""
-    count = min((high - low + 63) // 64 * 64, length)
+    """Start and count of a run that covers low..high - 1 in a row of `length`: a multiple of 8 where that fits."""
+    count = min((high - low + 7) // 8 * 8, length)
     return min(low, length - count), count
+
+
+@njit(**_EXACT)
+def _int16(value: float) -> int:
+    """Rounded, and held within 16 bits."""
+    return int(min(max(np.rint(value), -32767), 32767))
+
+
+@njit(**_EXACT)
+def _eights(plane_HW: np.ndarray, row: int, start: int, count: int, padded: np.ndarray) -> int:
+    """The address of a run of a row, from where whole eights can be read: its own, or that of a copy in `padded`."""
+    if count % 8 == 0:
+        return plane_HW.ctypes.data + row * plane_HW.shape[1] + start
+    for k in range(count):
+        padded[k] = plane_HW[row, start + k]
+    return padded.ctypes.data
 
 
 @njit(**_OPTIONS)
@@ -131,7 +154,7 @@ def render(
         u_HW: chroma of half the size, likewise.
         v_HW: likewise.
         rows_S: and the next three, of one view: see `view_tables`.
-        matrix_34: from `compose`.
+        matrix_34: from `compose`; a level of Y, U or V may add up to 8 levels (no jitter comes near).
         width: of the frame without padding.
         triangle: chroma as in JPEG, else as in video.
         out_HWC: uint8 (S, S, 3), contiguous, S a multiple of 4; is overwritten.
@@ -142,25 +165,24 @@ def render(
     start_c, count_c = _window(max(start // 2 - 1, 0), (min(last, y_HW.shape[1]) + 1) // 2 + 1, u_HW.shape[1])
     shift_c = start // 2 - start_c
 
-    half = count // 2
-    end_c = min((width + 1) // 2 - start_c, count_c)
+    behind = min((width + 1) // 2 - start_c, count_c)  # the first sample that is no part of the frame
 
-    chroma = np.empty(5 * _ROW, np.float32)  # U; V; their share of R, G, B
-    finer = np.empty(6 * _ROW, np.float32)  # that share at even pixels, and at odd ones; in video they are the same
-    even = finer if triangle else chroma[2 * _ROW + 1 + shift_c :]
-    odd = finer[3 * _ROW :] if triangle else even
-    pixels = np.zeros(2 * _ROW, np.int32)  # four int16 each
-    source = pixels.ctypes.data - 8 * start
-    columns, weights = columns_S.ctypes.data, column_weights_S4.ctypes.data
-    resampled = np.empty(2 * 4 * size, np.int16)  # the last two rows of the source, of even and of odd number
-    kept, kept_chroma = np.full(2, -1), -1
+    # Pixels as in vectors.py, 8 bytes each. What chroma adds, in rows of even and of odd number, from sample -1 on:
+    shares = np.empty((2, _ROW), np.int64)
+    pixels = np.zeros(_ROW, np.int64)  # a row of the source
+    resampled = np.empty((2, size), np.int64)  # rows of the source of even and of odd number
+    kept, kept_chroma = np.full(2, -1), np.full(2, -1)  # which
+    padded_y, padded_u, padded_v = np.zeros((3, _ROW), np.uint8)
 
-    m = matrix_34 * float32(_UNIT)
-    m[:, 3] += float32(0.5 * _UNIT + 0.5 + 2 * 0.75)  # to round; what cutting off to whole units and two blends lose
-    ry, ru, rv, r_ = m[0, 0], m[0, 1], m[0, 2], m[0, 3]
-    gy, gu, gv, g_ = m[1, 0], m[1, 1], m[1, 2], m[1, 3]
-    by, bu, bv, b_ = m[2, 0], m[2, 1], m[2, 2], m[2, 3]
-    low, high = float32(-32752), float32(32752)
+    units_34 = matrix_34 * float32(_UNIT)
+    # Vectors take levels above 128. To round: what Y, U, V, the triangle and the two blends lose on average.
+    lost = 3 * 0.5 + (0.75 if triangle else 0.0) + 0.75 + 0.5
+    constant_3 = units_34[:, 3] + 128 * units_34[:, :3].sum(axis=1) + float32(0.5 * _UNIT + lost)
+    gains = np.zeros((4, 8, 4), np.int16)
+    for c in range(3):
+        for plane in range(3):
+            gains[plane, :, c] = _int16(256 * units_34[c, plane])
+        gains[3, :, c] = _int16(constant_3[c])
 
     for i in range(size):
         first_row = rows_S[i]
@@ -168,56 +190,46 @@ def render(
             if kept[row & 1] == row:
                 continue
             kept[row & 1] = row
-            if triangle or kept_chroma != row >> 1:
-                kept_chroma = row >> 1
-                near = min(kept_chroma, len(u_HW) - 1)
-                far = min(max(near - 1 + 2 * (row & 1), 0), len(u_HW) - 1) if triangle else near
-                u0, u1, v0, v1 = u_HW[near][start_c:], u_HW[far][start_c:], v_HW[near][start_c:], v_HW[far][start_c:]
-                for k in range(count_c):
-                    chroma[k] = float32(0.75) * float32(u0[k]) + float32(0.25) * float32(u1[k])
-                for k in range(count_c):
-                    chroma[_ROW + k] = float32(0.75) * float32(v0[k]) + float32(0.25) * float32(v1[k])
-                for k in range(count_c):
-                    u, v = chroma[k], chroma[_ROW + k]
-                    chroma[2 * _ROW + 1 + k] = ru * u + rv * v + r_
-                    chroma[3 * _ROW + 1 + k] = gu * u + gv * v + g_
-                    chroma[4 * _ROW + 1 + k] = bu * u + bv * v + b_
-                for c in range(3 if triangle else 0):
-                    share = chroma[(2 + c) * _ROW + shift_c :]  # from the sample before the first
-                    chroma[(2 + c) * _ROW + shift_c] = share[0 if start else 1]
-                    chroma[(2 + c) * _ROW + 1 + end_c] = chroma[(2 + c) * _ROW + end_c]
-                    for k in range(half):
-                        finer[c * _ROW + k] = float32(0.75) * share[k + 1] + float32(0.25) * share[k]
-                        finer[(3 + c) * _ROW + k] = float32(0.75) * share[k + 1] + float32(0.25) * share[k + 2]
-            luma = y_HW[row][start:]
-            for k in range(half):
-                y0, y1 = float32(luma[2 * k]), float32(luma[2 * k + 1])
-                r0 = int32(min(max(ry * y0 + even[k], low), high))
-                g0 = int32(min(max(gy * y0 + even[_ROW + k], low), high))
-                b0 = int32(min(max(by * y0 + even[2 * _ROW + k], low), high))
-                r1 = int32(min(max(ry * y1 + odd[k], low), high))
-                g1 = int32(min(max(gy * y1 + odd[_ROW + k], low), high))
-                b1 = int32(min(max(by * y1 + odd[2 * _ROW + k], low), high))
-                pixels[4 * k] = (r0 & int32(0xFFFF)) | (g0 << int32(16))
-                pixels[4 * k + 1] = b0
-                pixels[4 * k + 2] = (r1 & int32(0xFFFF)) | (g1 << int32(16))
-                pixels[4 * k + 3] = b1
-            to = resampled.ctypes.data + (row & 1) * 8 * size
+            near = min(row >> 1, len(u_HW) - 1)
+            far = min(max(near - 1 + 2 * (row & 1), 0), len(u_HW) - 1) if triangle else near
+            for row_c in (near, far):
+                if kept_chroma[row_c & 1] == row_c:
+                    continue
+                kept_chroma[row_c & 1] = row_c
+                u = _eights(u_HW, row_c, start_c, count_c, padded_u)
+                v = _eights(v_HW, row_c, start_c, count_c, padded_v)
+                share = shares.ctypes.data + (row_c & 1) * 8 * _ROW + 8
+                for k in range(0, count_c, 8):
+                    chroma(u + k, v + k, gains.ctypes.data, share + 8 * k)
+                shares[row_c & 1, 0] = shares[row_c & 1, 1]
+                shares[row_c & 1, behind + 1] = shares[row_c & 1, behind]
+            y = _eights(y_HW, row, start, count, padded_y)
+            near_share = shares.ctypes.data + (near & 1) * 8 * _ROW + 8 * (shift_c + 1)
+            far_share = shares.ctypes.data + (far & 1) * 8 * _ROW + 8 * (shift_c + 1)
+            to = pixels.ctypes.data
+            for x in range(0, count, 8):
+                if triangle:
+                    luma_triangle(y + x, gains.ctypes.data, near_share + 4 * x, far_share + 4 * x, to + 8 * x)
+                else:
+                    luma(y + x, gains.ctypes.data, near_share + 4 * x, far_share + 4 * x, to + 8 * x)
+            source, to = pixels.ctypes.data - 8 * start, resampled.ctypes.data + (row & 1) * 8 * size
+            columns, weights = columns_S.ctypes.data, column_weights_S4.ctypes.data
             if size % 16 == 0:
                 for x in range(0, size, 16):
                     resample16(source, columns + 8 * x, weights + 8 * x, to + 8 * x)
             else:
                 for x in range(0, size, 4):
                     resample4(source, columns + 8 * x, weights + 8 * x, to + 8 * x)
-        above = resampled.ctypes.data + (first_row & 1) * 8 * size
-        below = 2 * resampled.ctypes.data + 8 * size - above  # the other of the two
+        weight = row_weights_S[i]
+        near_row = resampled.ctypes.data + ((first_row + (weight < 0)) & 1) * 8 * size
+        far_row = 2 * resampled.ctypes.data + 8 * size - near_row  # the other of the two
         to = out_HWC.ctypes.data + i * 3 * size
         if size % 16 == 0:
             for x in range(0, size, 16):
-                finish16(above + 8 * x, below + 8 * x, row_weights_S[i], to + 3 * x)
+                finish16(near_row + 8 * x, far_row + 8 * x, abs(weight), to + 3 * x)
         else:
             for x in range(0, size, 4):
-                finish4(above + 8 * x, below + 8 * x, row_weights_S[i], to + 3 * x)
+                finish4(near_row + 8 * x, far_row + 8 * x, abs(weight), to + 3 * x)
 
 
 @njit(**_OPTIONS)
