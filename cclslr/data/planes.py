@@ -62,7 +62,7 @@ def _decode_libav(clip: EncodedClip, wanted: np.ndarray) -> Iterator[Planes]:
                     f" {clip.width}x{clip.height}"
                 )
             found += 1
-            y_HW, u_HW, v_HW = (np.frombuffer(memoryview(p), np.uint8).reshape(-1, p.line_size) for p in frame.planes)
+            y_HW, u_HW, v_HW = (np.ndarray((p.height, p.line_size), np.uint8, memoryview(p)) for p in frame.planes)
             yield Planes(number, y_HW, u_HW, v_HW, frame.color_range == _FULL_RANGE, frame.colorspace == _BT709)
     except av.FFmpegError as error:
         raise BadClip(f"{clip.name}: {clip.codec} does not decode: {error}") from error
