@@ -87,9 +87,11 @@ def _encode_jpeg(frames_THWC: np.ndarray, quality: int) -> tuple[bytes, list[int
 
 
 def _encode_mp4(frames_THWC: np.ndarray, codec: str, fps: float, quality: int | None) -> bytes:
-    _, height, width, _ = frames_THWC.shape
+    num_frames, height, width, _ = frames_THWC.shape
     encoder, defaults = ENCODERS[codec]
     options = {"flags": "+bitexact", **defaults}  # no dates, no versions
+    if codec == "hevc" and num_frames == 1:  # x265 would read the type of a next frame, which nobody wrote
+        options["x265-params"] += ":bframes=0"
     if quality is not None:
         options["crf"] = str(quality)
     rate = Fraction(fps).limit_denominator(1001)
