@@ -32,8 +32,8 @@ FRAME_BYTES = 256 * 256
 PLACEMENTS = {
     # where decoding and augmentation happen: bytes of a clip that cross PCIe, assumed core-ms on the CPU
     "gpu": ("decode and augment on the GPU", None, 0.5),
-    "libav": ("decode on CPU threads, augment on the GPU", 58 * FRAME_BYTES * 1.5, 10.0),
-    "cpu": ("decode and augment on the CPU", 2 * VIEW_BYTES, 45.0),
+    "libav": ("decode on CPU threads, augment on the GPU", 58 * FRAME_BYTES * 1.5, 7.0),
+    "cpu": ("decode and augment on the CPU", 2 * VIEW_BYTES, 12.0),
 }
 CLIP_KB = {"jpeg": 870.0, "h264": 80.0, "hevc": 60.0, "vp9": 80.0}
 

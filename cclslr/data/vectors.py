@@ -47,6 +47,19 @@ def _shuffle(builder: ir.IRBuilder, a: Any, b: Any, order: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(_vector(32, len(order)), order))
 
 
+def _upper_product(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
+    """The upper half of 16-bit products: one instruction, half a unit too low on average."""
+    wide = _vector(32, a.type.count)
+    product = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
+    return builder.trunc(builder.ashr(product, _splat(16, wide)), a.type)
+
+
+def _saturating(builder: ir.IRBuilder, kind: str, a: Any, b: Any) -> Any:
+    """a + b (`sadd`) or a - b (`ssub`), held within 16 bits."""
+    function = ir.FunctionType(a.type, [a.type, a.type])
+    return builder.call(builder.module.declare_intrinsic(f"llvm.{kind}.sat.v{a.type.count}i16", fnty=function), [a, b])
+
+
 def _blend(builder: ir.IRBuilder, first: Any, second: Any, weight: Any) -> Any:
     """first + (second - first) * (weight + 1/2), with weights in 1/65536; 3/4 of a unit too low on average.
 
@@ -69,19 +82,6 @@ def _weighted(builder: ir.IRBuilder, levels: Any, gains: Any) -> Any:
     upper_bytes = [at for pixel in range(8) for _ in range(4) for at in (8, pixel)]  # 8: a byte that is zero
     scaled = builder.bitcast(_shuffle(builder, signed, _splat(0, octet), upper_bytes), pixels)
     return _upper_product(builder, scaled, gains)
-
-
-def _upper_product(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
-    """The upper half of 16-bit products: one instruction, half a unit too low on average."""
-    wide = _vector(32, a.type.count)
-    product = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
-    return builder.trunc(builder.ashr(product, _splat(16, wide)), a.type)
-
-
-def _saturating(builder: ir.IRBuilder, kind: str, a: Any, b: Any) -> Any:
-    """a + b (`sadd`) or a - b (`ssub`), held within 16 bits."""
-    function = ir.FunctionType(a.type, [a.type, a.type])
-    return builder.call(builder.module.declare_intrinsic(f"llvm.{kind}.sat.v{a.type.count}i16", fnty=function), [a, b])
 
 
 def _chroma() -> Any:
