@@ -66,8 +66,14 @@ def load_clip(path: Path, size: int) -> Source:
 
 
 def encode(clips: list[Source], codec: str, setting: str) -> Encoded:
-    """All clips with the default options, and those of `setting` instead ("crf=24 bf=0")."""
+    """All clips with the default options, and those of `setting` instead ("crf=24 bf=0").
+
+    Raises:
+        ValueError: a setting that is none.
+    """
     encoder, options = video.ENCODERS[codec]
+    if not all("=" in option for option in setting.split()):
+        raise ValueError(f"--setting {setting!r}: expected encoder options as NAME=VALUE, with blanks between them")
     changed = dict(option.split("=", 1) for option in setting.split())
     encoded, psnr_db = [], []
     with mock.patch.dict(video.ENCODERS, {codec: (encoder, options | changed)}):
