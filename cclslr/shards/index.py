@@ -64,7 +64,8 @@ def parse_index(data: bytes, name: str, sha256: str | None = None) -> list[Index
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{name} is not the one that dataset.json speaks of: run the tool that last wrote it again")
     try:
-        table = pq.read_table(io.BytesIO(data))
+        # Without threads: with pyarrow 26 one of eight programs aborts that ends soon after reading with them.
+        table = pq.read_table(io.BytesIO(data), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{name}: unreadable index ({str(error).splitlines()[0]})") from error
     if table.schema != SCHEMA:
