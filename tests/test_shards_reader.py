@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import subprocess
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -252,3 +254,12 @@ def test_keypoints_are_read_as_numpy_reads_them(frames):
     np.save(file, pose_TKC.astype(np.float32))
     with pytest.raises(BadClip, match="float16"):
         decode_pose(file.getvalue())
+
+
+def test_programs_that_end_soon_after_reading_the_index_end_well(folder: Path) -> None:
+    """With pyarrow's threads one of eight aborts."""
+    program = "import sys; from cclslr.shards.index import read_index; read_index(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(folder / "index.parquet")]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(16)]
+    assert [process.communicate()[1] for process in running] == [b""] * 16
+    assert [process.returncode for process in running] == [0] * 16
