@@ -117,28 +117,26 @@ def main() -> None:
     settings = SETTINGS[args.codec] if args.setting is None else ["", *args.setting]
     with progress_bar("settings") as bar:
         encoded = [encode(clips, args.codec, setting) for setting in bar.track(settings, description="encode")]
-        passes = bar.track(range(args.repeats + 1), description="decode")
-        times = [[_measure(one, draw_wanted(clips, args.size, turn)) for one in encoded] for turn in passes][1:]
+        times = []
+        for turn in bar.track(range(args.repeats + 1), description="decode"):
+            wanted = draw_wanted(clips, args.size, turn)
+            times.append([(decode(one.clips, [None] * len(clips)), decode(one.clips, wanted)) for one in encoded])
     columns = ("kB a clip", "PSNR, dB", "all, ms", "wanted, ms")
     table = Table("setting", *columns, title=f"{args.codec}, {len(clips)} clips, n = {args.repeats}")
     rows = []
-    for one, measured in zip(encoded, zip(*times, strict=True), strict=True):
-        every, wanted = (list(values) for values in zip(*measured, strict=True))
+    for one, measured in zip(encoded, zip(*times[1:], strict=True), strict=True):
+        all_ms, wanted_ms = (list(values) for values in zip(*measured, strict=True))
         kilobytes = sum(map(len, one.clips)) / len(clips) / 1e3
         table.add_row(
             one.setting or "as packed", f"{kilobytes:.0f}", f"{one.psnr_db:.2f}",
-            f"{statistics.median(every):.2f}", f"{statistics.median(wanted):.2f}",
+            f"{statistics.median(all_ms):.2f}", f"{statistics.median(wanted_ms):.2f}",
         )  # fmt: skip
         rows.append(
-            {"setting": one.setting, "kb": kilobytes, "psnr_db": one.psnr_db, "all_ms": every, "wanted_ms": wanted}
+            {"setting": one.setting, "kb": kilobytes, "psnr_db": one.psnr_db, "all_ms": all_ms, "wanted_ms": wanted_ms}
         )
     console.print(table)
     if args.json is not None:
         write_json(args.json, {"machine": describe(), "codec": args.codec, "clips": len(clips), "settings": rows})
-
-
-def _measure(encoded: Encoded, wanted: list[list[int] | None]) -> tuple[float, float]:
-    return decode(encoded.clips, [None] * len(wanted)), decode(encoded.clips, wanted)
 
 
 if __name__ == "__main__":

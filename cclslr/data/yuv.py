@@ -28,7 +28,7 @@ from cclslr.data.vectors import chroma, finish4, finish16, luma, luma_triangle, 
 from cclslr.shards.format import MASK_SIZE
 
 MAX_WIDTH = 2048  # pixels of a frame, by the size of the scratch rows
-# A constant, so that LLVM sees that the scratch rows don't overlap; not a power of two, which would share cache lines.
+# Room for a sample before the row and for vectors beyond its end; not a power of two, which would share cache lines.
 _ROW = MAX_WIDTH + 16
 _UNIT = 16.0  # one grey level, in the int16 pixels between steps 1 and 4; they hold -2047..2047 levels
 _EXACT: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}

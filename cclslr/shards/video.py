@@ -149,11 +149,8 @@ def video_frames(data: bytes, wanted: Sequence[int] | None = None) -> Iterator[t
     assert isinstance(decoder, av.VideoCodecContext)
     decoder.thread_count = 1  # clips are decoded side by side instead
     decoder.extradata = track.extradata or None
-    skipping = False
     for content, number in zip(track.packets, track.shown, strict=True):
-        if skipping != (number not in keep):
-            skipping = not skipping
-            decoder.skip_frame = "NONREF" if skipping else "DEFAULT"
+        decoder.skip_frame = "DEFAULT" if number in keep else "NONREF"
         packet = av.Packet(content)
         packet.pts = number
         for frame in decoder.decode(packet):
