@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import rgb_reference as slow
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +14,7 @@ from cclslr.config import ViewConfig
 from cclslr.data import planes, yuv
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
-from cclslr.data.rgb_numba import BatchBuffers, NumbaBackend
+from cclslr.data.rgb_numba import NumbaBackend
 from cclslr.data.views import draw_views, eval_views
 from cclslr.shards import video
 
@@ -257,17 +256,6 @@ def test_batches_in_flight_keep_their_order_and_their_memory() -> None:
     backend.close()
     for mine, expected in zip(kept, alone, strict=True):
         assert (mine.numpy() == expected).all()
-
-
-def test_buffers_are_reused_only_when_nobody_looks() -> None:
-    buffers = BatchBuffers((2, 3), pinned=False)
-    tensor = torch.from_numpy(buffers.take())
-    address, part = tensor.data_ptr(), tensor[1]
-    assert torch.from_numpy(buffers.take()).data_ptr() != address
-    del tensor
-    assert torch.from_numpy(buffers.take()).data_ptr() != address, "a part of it is still in use"
-    del part
-    assert torch.from_numpy(buffers.take()).data_ptr() == address
 
 
 @pytest.mark.parametrize("turbo", [True, False])

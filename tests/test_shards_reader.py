@@ -105,6 +105,31 @@ def test_only_what_is_asked_for_is_read(folder: Path) -> None:
     assert clip.pose_TKC is None
 
 
+def test_memory_is_used_again_but_not_while_a_clip_is(folder: Path) -> None:
+    shards = ShardSet([str(folder)])
+    videos = [bytes(shards.read(n).video) for n in range(len(shards))]
+    poses = [shards.read(n).pose_TKC.copy() for n in range(len(shards))]
+    assert len(shards._blocks._buffers) == 1, "each clip was let go before the next"
+    held = []
+    for n in np.random.default_rng(0).integers(len(shards), size=100).tolist():
+        held.append((n, shards.read(n)))
+        for m, clip in held:
+            assert clip.video == videos[m]
+            np.testing.assert_array_equal(clip.pose_TKC, poses[m])
+        if len(held) == 5:
+            del held[n % 5]
+    assert len(shards._blocks._buffers) <= 6
+    with pytest.raises(TypeError, match="read-only"):
+        held[0][1].video[0] = 0
+
+
+def test_a_longer_clip_than_most_is_read_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = ShardSet([str(folder)])
+    expected = bytes(shards.read(7).video)
+    monkeypatch.setattr(shards, "_block_size", 100)
+    assert shards.read(7).video == expected
+
+
 def test_several_data_sets_have_ids_and_labels_of_their_own(folder: Path) -> None:
     both = ShardSet([str(folder), str(folder)], split="train")
     one = ShardSet([str(folder)], split="train")

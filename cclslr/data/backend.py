@@ -19,7 +19,7 @@ class EncodedClip:
     """The video of one clip as it lies in its shard."""
 
     name: str  # shard and key, for messages
-    video: bytes  # JPEG frames one after the other, or an mp4
+    video: memoryview  # JPEG frames one after the other, or an mp4
     codec: str  # jpeg | vp9 | h264 | hevc
     frame_offsets: tuple[int, ...]  # jpeg: start of each frame within `video`, and the end; else empty
     num_frames: int

@@ -15,7 +15,7 @@ import os
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +50,8 @@ class _Samples:
     def __getitem__(self, clip_id: int) -> tuple[Any, ...]:
         try:
             clip = self.shards.read(clip_id)
-            data, offsets = clip.video, list(clip.row.frame_offsets)
+            data: bytes | memoryview | None = clip.video
+            offsets = list(clip.row.frame_offsets)
             if data is not None and self.codec != "jpeg":
                 frames_THWC = video.decode(data, self.codec)
                 data, offsets = video.encode(frames_THWC, "jpeg", clip.row.fps, self.quality)
@@ -175,9 +176,8 @@ class BetonSet(ShardSet):
         images, offsets, pose, mask, _ = fields
         return ClipData(
             replace(row, frame_offsets=tuple(offsets.view(np.int64).tolist()) if len(images) > 1 else ()),
-            # Anything with a buffer serves as bytes.
-            cast(bytes, images.data) if len(images) > 1 and "video" in parts else None,
-            decode_pose(pose.tobytes()) if len(pose) > 1 and "pose" in parts else None,
+            images.data if len(images) > 1 and "video" in parts else None,
+            decode_pose(pose.data) if len(pose) > 1 and "pose" in parts else None,
             mask.tobytes() if len(mask) > 1 and "mask" in parts else None,
             None,
         )

@@ -42,9 +42,10 @@ def bad_frame(clip: EncodedClip, wanted: Iterable[int]) -> str | None:
     for number in wanted:
         begin, end = clip.frame_offsets[number : number + 2]
         try:
-            if not header or not clip.video.startswith(header, begin):
-                header = clip.video[begin : begin + header_size(clip.video[begin:end], clip.width, clip.height)]
-            if not clip.video.endswith(_END, begin, end):
+            image = clip.video[begin:end]
+            if not header or image[: len(header)] != header:
+                header = bytes(image[: header_size(bytes(image), clip.width, clip.height)])
+            if image[-2:] != _END:
                 raise ValueError("no end of image")
         except ValueError as error:
             return f"{clip.name}: jpeg does not decode: frame {number}: {error}"

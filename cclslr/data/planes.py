@@ -74,7 +74,7 @@ def _jpeg_frames(clip: EncodedClip, wanted: np.ndarray) -> Iterator[tuple[int, V
     decoder = av.VideoCodecContext.create("mjpeg", "r")
     decoder.thread_count = 1
     for number in wanted.tolist():
-        packet = av.Packet(clip.video[clip.frame_offsets[number] : clip.frame_offsets[number + 1]])
+        packet = av.Packet(bytes(clip.video[clip.frame_offsets[number] : clip.frame_offsets[number + 1]]))
         for frame in decoder.decode(packet):
             yield number, frame
 

@@ -6,7 +6,6 @@ cache, and is written where it belongs in the batch; frames after the last that 
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cclslr.buffers import Buffers
 from cclslr.data import yuv
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
@@ -23,28 +23,6 @@ from cclslr.data.planes import decode_planes
 from cclslr.shards.format import BadClip
 
 _NO_MASKS = np.empty((0, 0, 0), np.uint8)
-
-
-class BatchBuffers:
-    """Memory of batches, used again once the last tensor that looks at it is gone; pinned if a GPU will read it."""
-
-    def __init__(self, shape: tuple[int, ...], pinned: bool) -> None:
-        self._shape, self._pinned = shape, pinned
-        self._buffers: list[np.ndarray] = []
-        self._users: list[weakref.ref[np.ndarray]] = []  # the view of each that was handed out last
-
-    def take(self) -> np.ndarray:
-        """An array of `shape`, uint8; its content is arbitrary."""
-        free = next((number for number, user in enumerate(self._users) if user() is None), None)
-        if free is None:
-            buffer = torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pinned).numpy()
-            view = buffer.view()
-            self._buffers.append(buffer)
-            self._users.append(weakref.ref(view))
-        else:
-            view = self._buffers[free].view()
-            self._users[free] = weakref.ref(view)
-        return view
 
 
 @dataclass
@@ -76,7 +54,8 @@ class NumbaBackend:
         if size % 4:
             raise ValueError(f"views.size is {size}; data.backend=numba needs a multiple of 4")
         self._size = size
-        self._buffers = BatchBuffers((views, clips, frames, size, size, 3), pinned)
+        shape = (views, clips, frames, size, size, 3)
+        self._buffers = Buffers(lambda: torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).numpy())
         self._threads = ThreadPoolExecutor(threads, "numba")
         self._jobs: deque[_Job] = deque()
 

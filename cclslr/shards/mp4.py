@@ -23,11 +23,11 @@ class Track:
 
     codec: str  # h264 | hevc | vp9
     extradata: bytes  # parameter sets; empty for VP9
-    packets: list[bytes]
+    packets: list[memoryview]  # of the file, not copied
     shown: list[int]  # number of each packet's frame in the order of showing, which B-frames make another one
 
 
-def read_track(data: bytes) -> Track:
+def read_track(data: bytes | memoryview) -> Track:
     """The video track of an mp4.
 
     Raises:
@@ -46,7 +46,7 @@ def read_track(data: bytes) -> Track:
         raise InvalidDataError(_INVALID_DATA, f"not a readable mp4: {error}") from error
     if not spans or spans[-1][1] > len(data):
         raise InvalidDataError(_INVALID_DATA, "the mp4 is cut short")
-    return Track(codec, extradata, [data[begin:end] for begin, end in spans], shown)
+    return Track(codec, extradata, [content[begin:end] for begin, end in spans], shown)
 
 
 def _packet_spans(table: memoryview) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cclslr.buffers import Buffers
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.cache import NodeCache
 from cclslr.shards.format import FORMAT_VERSION, MASK_SIZE, BadClip, Component, IndexRow
@@ -30,7 +32,7 @@ class ClipData:
     """One clip as it lies in the shard; masks and metadata are decoded when asked for."""
 
     row: IndexRow
-    video: bytes | None  # JPEG frames one after the other (row.frame_offsets), or an mp4
+    video: memoryview | None  # JPEG frames one after the other (row.frame_offsets), or an mp4; not copied since read
     pose_TKC: np.ndarray | None  # float16 (T, 133, 3): x, y in pixels of the packed frame, confidence
     mask_png: bytes | None
     json_text: bytes | None
@@ -46,14 +48,14 @@ class ClipData:
         return {} if self.json_text is None else json.loads(self.json_text)
 
 
-def decode_pose(npy: bytes) -> np.ndarray:
+def decode_pose(npy: memoryview) -> np.ndarray:
     """The keypoints of a pose.npy as the packer writes it: float16 (T, 133, 3).
 
     Reading threads share this: np.load parses the header as Python source, which CPython 3.11 gets wrong now and then
     in several threads at once ("AST constructor recursion depth mismatch").
     """
     begin = 10 + int.from_bytes(npy[8:10], "little")
-    header = npy[10:begin]
+    header = bytes(npy[10:begin])
     if npy[:8] != b"\x93NUMPY\x01\x00" or b"'descr': '<f2'" not in header or b"'fortran_order': False" not in header:
         raise BadClip("pose.npy is not a float16 array in C order")
     return np.frombuffer(npy, "<f2", offset=begin).reshape(-1, NUM_WHOLEBODY, 3)
@@ -122,6 +124,9 @@ class ShardSet:
         if not self.rows:
             raise ValueError(f"no clip of split {split!r} in {', '.join(map(str, paths))}")
         self.dataset_ids = np.array(dataset_ids, dtype=np.int32)  # (N,) which of `paths` a clip is from
+        sizes = [end - begin for begin, end in (_span(row.components.values()) for row in self.rows)]
+        self._block_size = int(np.quantile(sizes, 0.99, method="higher"))
+        self._blocks = Buffers(self._new_block)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -145,21 +150,30 @@ class ShardSet:
         row = self.rows[clip_id]
         store = self._stores[self.dataset_ids[clip_id]]
         wanted = {kind: part for name, part in row.components.items() if (kind := _kind(name)) in parts}
-        data: dict[str, bytes] = {}
+        data: dict[str, memoryview] = {}
         if wanted:
-            begin = min(part.offset for part in wanted.values())
-            end = max(part.offset + part.size for part in wanted.values())
+            begin, end = _span(wanted.values())
+            block = self._block(end - begin)
             try:
-                data = _checked(store.read(row.shard, begin, end - begin), begin, wanted)
+                data = _checked(block[: store.read(row.shard, begin, block)], begin, wanted)
                 if len(data) < len(wanted):
-                    data = _checked(store.read_again(row.shard, begin, end - begin), begin, wanted)
+                    data = _checked(block[: store.read_again(row.shard, begin, block)], begin, wanted)
             except BadClip as error:
                 raise BadClip(f"{error}: clip {row.key}") from error
             if len(data) < len(wanted):
                 damaged = ", ".join(name for name in row.components if _kind(name) in wanted.keys() - data.keys())
                 raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {damaged}: the checksum or length differs")
         pose = None if "pose" not in data else decode_pose(data["pose"])
-        return ClipData(row, data.get("video"), pose, data.get("mask"), data.get("json"))
+        mask, text = (bytes(data[kind]) if kind in data else None for kind in ("mask", "json"))
+        return ClipData(row, data.get("video"), pose, mask, text)
+
+    def _block(self, size: int) -> memoryview:
+        """Memory to read into, used again once no part of it is in use; the longest clips get some of their own."""
+        block = self._blocks.take() if size <= self._block_size else np.empty(size, np.uint8)
+        return block.data[:size]
+
+    def _new_block(self) -> np.ndarray:
+        return np.empty(self._block_size, np.uint8)
 
     def close(self) -> None:
         """Close the files; reading opens them again."""
@@ -167,20 +181,26 @@ class ShardSet:
             store.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_stores"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_stores", "_blocks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._blocks = Buffers(self._new_block)
         self._stores = [open_store(path, self._cache) for path in self._paths]
         for store in self._stores:
             store.load_info()
 
 
-def _checked(block: bytes, begin: int, wanted: dict[str, Component]) -> dict[str, bytes]:
+def _span(components: Iterable[Component]) -> tuple[int, int]:
+    """Where the first begins and the last ends, in their shard."""
+    return min(part.offset for part in components), max(part.offset + part.size for part in components)
+
+
+def _checked(block: memoryview, begin: int, wanted: dict[str, Component]) -> dict[str, memoryview]:
     """The components that are whole, by kind."""
     data = {}
     for kind, part in wanted.items():
-        piece = block[part.offset - begin : part.offset - begin + part.size]
+        piece = block.toreadonly()[part.offset - begin : part.offset - begin + part.size]
         if len(piece) == part.size and zlib.crc32(piece) == part.crc32:
             data[kind] = piece
     return data

@@ -64,26 +64,27 @@ class RemoteStore:
         """A small file as a whole."""
         return self._fetch(name)
 
-    def read(self, shard: str, begin: int, size: int) -> bytes:
-        """`size` bytes of a shard; fewer where the shard ends before.
+    def read(self, shard: str, begin: int, block: memoryview) -> int:
+        """See `Store.read`.
 
         Raises:
             BadClip: the shard is not there.
             ConnectionError: no answer for `PATIENCE` seconds.
         """
-        block = self._cache.read(self._sizes[shard][0], begin, size)
-        if block is None:
+        content = self._cache.read(self._sizes[shard][0], begin, len(block))
+        if content is None:
             self._want(shard)
             try:
-                block = self._fetch(shard, begin, begin + size)
+                content = self._fetch(shard, begin, begin + len(block))
             except FileNotFoundError as error:
                 raise BadClip(f"{self.name}/{shard} is not there") from error
-        return block
+        block[: len(content)] = content
+        return len(content)
 
-    def read_again(self, shard: str, begin: int, size: int) -> bytes:
+    def read_again(self, shard: str, begin: int, block: memoryview) -> int:
         """The same from the server, after what came first was damaged; the cached shard is thrown away."""
         self._cache.discard(self._sizes[shard][0])
-        return self.read(shard, begin, size)
+        return self.read(shard, begin, block)
 
     def close(self) -> None:
         """Stop downloading; what has come is kept, and reading starts it again."""

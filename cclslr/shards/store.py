@@ -27,11 +27,15 @@ class Store(Protocol):
         """A small file as a whole."""
         ...
 
-    def read(self, shard: str, begin: int, size: int) -> bytes:
-        """`size` bytes of a shard, fewer where it ends before; BadClip where it cannot be read."""
+    def read(self, shard: str, begin: int, block: memoryview) -> int:
+        """Fill `block` from a shard; how much of it, which is all unless the shard ends before.
+
+        Raises:
+            BadClip: it cannot be read.
+        """
         ...
 
-    def read_again(self, shard: str, begin: int, size: int) -> bytes:
+    def read_again(self, shard: str, begin: int, block: memoryview) -> int:
         """The same once more, after what came was damaged: from the source, not from a copy."""
         ...
 
@@ -69,16 +73,16 @@ class FolderStore:
         """A small file as a whole."""
         return (self._folder / name).read_bytes()
 
-    def read(self, shard: str, begin: int, size: int) -> bytes:
-        """`size` bytes of a shard."""
+    def read(self, shard: str, begin: int, block: memoryview) -> int:
+        """See `Store.read`."""
+        filled = 0
         try:
             descriptor = self._descriptor(shard)
-            block = os.pread(descriptor, size, begin)
-            while len(block) < size and (more := os.pread(descriptor, size - len(block), begin + len(block))):
-                block += more
+            while filled < len(block) and (more := os.preadv(descriptor, [block[filled:]], begin + filled)):
+                filled += more
         except OSError as error:
             raise BadClip(f"{self._folder / shard}: {error.strerror}") from error
-        return block
+        return filled
 
     read_again = read
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -116,7 +117,7 @@ def _encode_mp4(frames_THWC: np.ndarray, codec: str, fps: float, quality: int | 
     return file.getvalue()
 
 
-def decode(data: bytes, codec: str) -> np.ndarray:
+def decode(data: bytes | memoryview, codec: str) -> np.ndarray:
     """Decode a packed component → uint8 RGB (T, H, W, 3).
 
     Raises:
@@ -131,7 +132,7 @@ def decode(data: bytes, codec: str) -> np.ndarray:
     return np.stack(frames)
 
 
-def video_frames(data: bytes, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, VideoFrame]]:
+def video_frames(data: bytes | memoryview, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, VideoFrame]]:
     """Frames of a video component with their numbers, in order, decoded on one thread as they are asked for.
 
     Args:
@@ -151,7 +152,7 @@ def video_frames(data: bytes, wanted: Sequence[int] | None = None) -> Iterator[t
     decoder.extradata = track.extradata or None
     for content, number in zip(track.packets, track.shown, strict=True):
         decoder.skip_frame = "DEFAULT" if number in keep else "NONREF"
-        packet = av.Packet(content)
+        packet = av.Packet(content)  # type: ignore[arg-type]  # anything with a buffer
         packet.pts = number
         for frame in decoder.decode(packet):
             if frame.pts in keep:
@@ -161,16 +162,12 @@ def video_frames(data: bytes, wanted: Sequence[int] | None = None) -> Iterator[t
     yield from ((frame.pts, frame) for frame in decoder.decode(None) if frame.pts in keep)
 
 
-def jpeg_offsets(data: bytes) -> list[int]:
+def jpeg_offsets(data: bytes | memoryview) -> list[int]:
     """Where each JPEG of a stream begins, and the end; the marker cannot occur inside an image without a thumbnail."""
-    offsets, at = [0], data.find(b"\xff\xd9\xff\xd8")
-    while at >= 0:
-        offsets.append(at + 2)
-        at = data.find(b"\xff\xd9\xff\xd8", at + 2)
-    return [*offsets, len(data)]
+    return [0, *(found.start() + 2 for found in re.finditer(b"\xff\xd9\xff\xd8", data)), len(data)]
 
 
-def _decode_jpeg(data: bytes) -> list[np.ndarray]:
+def _decode_jpeg(data: bytes | memoryview) -> list[np.ndarray]:
     offsets = jpeg_offsets(data)
     frames = []
     for begin, end in itertools.pairwise(offsets):
@@ -179,5 +176,5 @@ def _decode_jpeg(data: bytes) -> list[np.ndarray]:
     return frames
 
 
-def _decode_mp4(data: bytes) -> list[np.ndarray]:
+def _decode_mp4(data: bytes | memoryview) -> list[np.ndarray]:
     return [frame.to_ndarray(format="rgb24") for _, frame in video_frames(data)]
