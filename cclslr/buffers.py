@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -18,8 +19,9 @@ class Buffers:
 
     def __init__(self, new: Callable[[], np.ndarray]) -> None:
         self._new = new
-        self._buffers: list[np.ndarray] = []
-        self._users: list[weakref.ref[np.ndarray]] = []  # the view of each that was handed out last
+        # Each array with the view of it that was handed out, longest ago first: all take turns, and all their pages
+        # have been written to early on.
+        self._lent: deque[tuple[np.ndarray, weakref.ref[np.ndarray]]] = deque()
         self._lock = threading.Lock()
 
     def take(self) -> np.ndarray:
@@ -29,11 +31,16 @@ class Buffers:
         makes slices of slices refer to the first array.
         """
         with self._lock:
-            free = next((number for number, user in enumerate(self._users) if user() is None), None)
+            free = next((number for number, (_, user) in enumerate(self._lent) if user() is None), None)
             if free is None:
-                free = len(self._buffers)
-                self._buffers.append(self._new())
-                self._users.append(weakref.ref(self._buffers[free]))
-            view = self._buffers[free].view()
-            self._users[free] = weakref.ref(view)
+                array = self._new()
+            else:
+                array, _ = self._lent[free]
+                del self._lent[free]
+            view = array.view()
+            self._lent.append((array, weakref.ref(view)))
             return view
+
+    def __len__(self) -> int:
+        """How many there are, in use or not."""
+        return len(self._lent)

@@ -57,4 +57,4 @@ def test_threads_get_arrays_of_their_own() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(use, range(8))) == list(range(8))
-    assert len(buffers._buffers) <= 8 * 4
+    assert len(buffers) <= 8 * 4

@@ -300,6 +300,7 @@ class Loader:
             torch.tensor(labels, dtype=torch.int64),
         )
         job.batch = to_device(batch, self.ranks.device)
+        job.clips = []  # their memory is free for others
         self._ready.put(job)
 
     def _replace(self, backend: RgbBackend, in_flight: deque[_Job], bad: BadVideo) -> None:
