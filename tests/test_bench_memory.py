@@ -38,11 +38,44 @@ def test_shrinking_and_standing_still_are_no_growth(noise):
     assert growth(STEPS, np.full(100, 300.0)).is_noise
 
 
-def test_the_standard_error_is_the_spread_of_the_slope():
+def white(rng):
+    return rng.normal(0, 2, len(STEPS))
+
+
+def walk(rng):
+    return np.cumsum(rng.normal(0, 0.3, len(STEPS)))
+
+
+def rare_steps(rng):
+    return np.cumsum(rng.normal(0, 1, len(STEPS)) * (rng.random(len(STEPS)) < 0.05))
+
+
+@pytest.mark.parametrize("process", [white, walk, rare_steps])
+def test_the_standard_error_is_the_spread_of_the_slope(process):
     rng = np.random.default_rng(1)
-    results = [growth(STEPS, rng.normal(0, 2, len(STEPS))) for _ in range(400)]
+    results = [growth(STEPS, process(rng)) for _ in range(400)]
     spread = np.std([result.slope for result in results])
-    assert np.mean([result.standard_error for result in results]) == pytest.approx(spread, rel=0.15)
+    assert np.mean([result.standard_error for result in results]) == pytest.approx(spread, rel=0.2)
+    assert np.mean([not result.is_noise for result in results]) < 0.02
+
+
+@pytest.mark.parametrize("rises", [1, 3, 5])
+def test_a_few_rises_are_no_slope_and_many_are(rises):
+    rng = np.random.default_rng(rises)
+    memory = np.zeros(len(STEPS))
+    memory[rng.choice(np.arange(1, len(STEPS)), rises, replace=False)] = 0.1
+    result = growth(STEPS, 500 + memory.cumsum())
+    assert result.slope / result.standard_error == pytest.approx(np.sqrt(rises), rel=0.25)
+    assert result.is_noise
+    memory[rng.choice(np.flatnonzero(memory == 0)[1:], 20, replace=False)] = 0.1
+    assert not growth(STEPS, 500 + memory.cumsum()).is_noise
+
+
+@pytest.mark.parametrize("bytes_a_batch", [40, 150, 2000])
+def test_a_leak_is_found_although_memory_grows_by_pages(bytes_a_batch):
+    """150 bytes was what PyAV's demuxer lost at every clip."""
+    pages = np.ceil((STEPS * bytes_a_batch + 1234) / 4096)
+    assert not growth(STEPS, 500 + pages * 4.096e-3).is_noise
 
 
 def test_too_few_samples():

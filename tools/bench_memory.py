@@ -2,8 +2,8 @@
 
 Growth comes a batch or a clip at a time, so batches and views are small here: two clips of 8 frames of 64x64 pixels.
 5,000 batches take one to four minutes on two cores. The verdict is "grows" where the slope of the last half exceeds
-three of its standard errors (of means of ten blocks of samples). The slope of what is allocated and not freed on the
-heap stands beside it: where that one is flat, nothing leaks, and resident memory creeps as the heap's holes move.
+three of its standard errors, which count both ways in which memory moves: about its level, with what is in flight, and
+to a new level, seldom and for good. The slope of what is allocated and not freed on the heap stands beside it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     console.print(
         f"{args.shards}, {codec}: {verdict}. Last half of {args.batches} batches: {', '.join(text)},"
-        f" {rss_mb[half]:.0f} MB → {rss_mb[-1]:.0f} MB; {seconds:.0f} s",
+        f" {rss_mb[half]:.2f} MB → {rss_mb[-1]:.2f} MB; {seconds:.0f} s",
         soft_wrap=True,
     )
     if args.json:

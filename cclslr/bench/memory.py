@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BLOCKS = 10  # neighbouring samples are alike: means of blocks are nearer to independent
+_FEWEST = 20  # samples
+_WALK = np.concatenate([[0.0], np.logspace(-4, 0, 33)])  # share of the random walk in the variance of a difference
 SURE = 3.0  # standard errors
 
 
@@ -49,18 +50,33 @@ class Growth:
 
 
 def growth(steps: Sequence[float], memory: Sequence[float]) -> Growth:
-    """Least-squares slope of `memory`, sampled evenly at `steps`, with its standard error.
+    """Slope of `memory`, sampled evenly at `steps`, with its standard error.
+
+    Memory has two kinds of noise: it goes up and down about a level with what is in flight, and the level itself moves,
+    seldom and for good, to a new peak. Ordinary least squares knows the first kind alone; of the second it makes a
+    slope many standard errors from nothing, were it a single page. So this is the slope of a random walk seen through
+    white noise (a local level model; Harvey 1989, chapter 2): generalised least squares on the differences of
+    neighbours, how much of either by maximum likelihood. Where the level moved n times alike, the slope is about
+    sqrt(n) standard errors from nothing.
 
     Raises:
-        ValueError: fewer than two samples a block.
+        ValueError: fewer than 20 samples.
     """
-    if len(steps) < 2 * _BLOCKS:
-        raise ValueError(f"{len(steps)} samples are too few for a slope; take at least {2 * _BLOCKS}")
-    x, y = (
-        np.array([block.mean() for block in np.array_split(np.asarray(values, float), _BLOCKS)])
-        for values in (steps, memory)
-    )
-    x = x - x.mean()
-    slope = float(x @ (y - y.mean()) / (x @ x))
-    residuals = y - y.mean() - slope * x
-    return Growth(slope, math.sqrt(float(residuals @ residuals) / (_BLOCKS - 2) / float(x @ x)))
+    if len(steps) < _FEWEST:
+        raise ValueError(f"{len(steps)} samples are too few for a slope; take at least {_FEWEST}")
+    differences_N = np.diff(np.asarray(memory, float))
+    num = len(differences_N)
+    # White noise of one sample is in two differences, with opposite signs; its covariance has the same eigenvectors
+    # whatever is added to its diagonal.
+    white_NN = np.eye(num) - (np.eye(num, k=1) + np.eye(num, k=-1)) / 2
+    eigenvalues_N, vectors_NN = np.linalg.eigh(white_NN)
+    one_N, rotated_N = vectors_NN.sum(axis=0), differences_N @ vectors_NN
+    weights_WN = 1 / (_WALK[:, None] + (1 - _WALK[:, None]) * eigenvalues_N)
+    precision_W = (weights_WN * one_N**2).sum(axis=1)
+    slope_W = (weights_WN * one_N * rotated_N).sum(axis=1) / precision_W
+    variance_W = (weights_WN * (rotated_N - slope_W[:, None] * one_N) ** 2).sum(axis=1) / (num - 1)
+    with np.errstate(divide="ignore"):  # a straight line has no noise at all
+        likelihood_W = np.log(weights_WN).sum(axis=1) - num * np.log(variance_W)
+    best = int(np.argmax(likelihood_W))
+    every = (steps[-1] - steps[0]) / num
+    return Growth(float(slope_W[best]) / every, math.sqrt(variance_W[best] / precision_W[best]) / every)
