@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import av
@@ -68,6 +69,52 @@ def test_frames_are_the_same_when_others_are_not_decoded(codec: str, wanted: lis
     np.testing.assert_array_equal(
         np.stack([frame.to_ndarray(format="rgb24") for frame in frames.values()]), EVERY_FRAME[codec][wanted]
     )
+
+
+PREDECESSORS = {(codec, size): encoded(codec, frames=9, size=size, seed=1) for codec in CODECS for size in (64, 96)}
+
+
+@given(
+    codec=st.sampled_from(CODECS),
+    before=st.lists(
+        st.tuples(st.sampled_from(sorted(PREDECESSORS)), st.sampled_from(["whole", "left", "at once", "damaged"])),
+        min_size=1,
+        max_size=3,
+    ),
+    wanted=st.sets(st.integers(0, 22), min_size=1).map(sorted),
+)
+@settings(max_examples=100, deadline=None)
+def test_frames_are_the_same_whatever_the_thread_decoded_before(
+    codec: str, before: list[tuple[tuple[str, int], str]], wanted: list[int]
+) -> None:
+    at_once = []
+    for kind, how in before:
+        data = bytearray(PREDECESSORS[kind])
+        if how == "damaged":
+            packets = slice(data.index(b"mdat") + 40, data.index(b"moov") - 4, 7)
+            data[packets] = bytes(len(data[packets]))
+        with contextlib.suppress(av.FFmpegError):
+            frames = video.video_frames(bytes(data))
+            if how in ("left", "at once"):
+                next(frames)
+                if how == "at once":
+                    at_once.append(frames)
+            else:
+                list(frames)
+    pictures = [frame.to_ndarray(format="rgb24") for _, frame in video.video_frames(CLIPS[codec], wanted)]
+    np.testing.assert_array_equal(np.stack(pictures), EVERY_FRAME[codec][wanted])
+    for frames in at_once:
+        assert [number for number, _ in frames] == list(range(1, 9))
+
+
+def test_a_decoder_is_used_again_for_a_clip_alike() -> None:
+    def decoder_after(data: bytes) -> object:
+        list(video.video_frames(data))
+        return video._kept.decoder[1]
+
+    first = decoder_after(PREDECESSORS["h264", 64])
+    assert decoder_after(PREDECESSORS["h264", 64]) is first
+    assert decoder_after(PREDECESSORS["h264", 96]) is not first
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])

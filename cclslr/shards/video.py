@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -16,7 +18,7 @@ from PIL import Image
 
 from cclslr.shards.decode import decode_file
 from cclslr.shards.format import CODECS, BadClip
-from cclslr.shards.mp4 import read_track
+from cclslr.shards.mp4 import Track, read_track
 
 __all__ = ["decode", "decode_file", "encode", "extension", "jpeg_offsets", "video_frames"]
 
@@ -53,6 +55,7 @@ ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
 }
+_kept = threading.local()
 
 
 def extension(codec: str) -> str:
@@ -146,20 +149,35 @@ def video_frames(data: bytes | memoryview, wanted: Sequence[int] | None = None) 
     track = read_track(data)
     keep = set(track.shown if wanted is None else wanted)
     last = max(keep)
-    decoder = av.CodecContext.create(track.codec, "r")
-    assert isinstance(decoder, av.VideoCodecContext)
-    decoder.thread_count = 1  # clips are decoded side by side instead
-    decoder.extradata = track.extradata or None
-    for content, number in zip(track.packets, track.shown, strict=True):
-        decoder.skip_frame = "DEFAULT" if number in keep else "NONREF"
-        packet = av.Packet(content)  # type: ignore[arg-type]  # anything with a buffer
-        packet.pts = number
-        for frame in decoder.decode(packet):
-            if frame.pts in keep:
-                yield frame.pts, frame
-            if frame.pts == last:
-                return
-    yield from ((frame.pts, frame) for frame in decoder.decode(None) if frame.pts in keep)
+    with _decoder(track) as decoder:
+        for content, number in zip(track.packets, track.shown, strict=True):
+            decoder.skip_frame = "DEFAULT" if number in keep else "NONREF"
+            packet = av.Packet(content)  # type: ignore[arg-type]  # anything with a buffer
+            packet.pts = number
+            for frame in decoder.decode(packet):
+                if frame.pts in keep:
+                    yield frame.pts, frame
+                if frame.pts == last:
+                    return
+        yield from ((frame.pts, frame) for frame in decoder.decode(None) if frame.pts in keep)
+
+
+@contextlib.contextmanager
+def _decoder(track: Track) -> Iterator[av.VideoCodecContext]:
+    """A decoder with nothing in it: the one that this thread used last, with its frames' memory, if it is for the same.
+
+    One that met an error, or was left before its time, is not used again.
+    """
+    key = track.codec, track.extradata
+    kept_key, decoder = _kept.__dict__.pop("decoder", (None, None))
+    if decoder is None or kept_key != key:
+        decoder = av.CodecContext.create(track.codec, "r")
+        assert isinstance(decoder, av.VideoCodecContext)
+        decoder.thread_count = 1  # clips are decoded side by side instead
+        decoder.extradata = track.extradata or None
+    yield decoder
+    decoder.flush_buffers()
+    _kept.decoder = key, decoder
 
 
 def jpeg_offsets(data: bytes | memoryview) -> list[int]:
