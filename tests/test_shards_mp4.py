@@ -107,14 +107,21 @@ def test_frames_are_the_same_whatever_the_thread_decoded_before(
         assert [number for number, _ in frames] == list(range(1, 9))
 
 
-def test_a_decoder_is_used_again_for_a_clip_alike() -> None:
-    def decoder_after(data: bytes) -> object:
-        list(video.video_frames(data))
-        return video._kept.decoder[1]
+def test_a_few_decoders_are_kept_for_clips_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video._Kept, "MOST", 2)
+    video._kept.decoders.clear()
 
-    first = decoder_after(PREDECESSORS["h264", 64])
-    assert decoder_after(PREDECESSORS["h264", 64]) is first
-    assert decoder_after(PREDECESSORS["h264", 96]) is not first
+    def decoder_after(codec: str, size: int) -> object:
+        list(video.video_frames(PREDECESSORS[codec, size]))
+        return list(video._kept.decoders.values())[-1]
+
+    first = decoder_after("h264", 64)
+    second = decoder_after("h264", 96)
+    assert second is not first
+    assert decoder_after("h264", 64) is first
+    decoder_after("hevc", 64)
+    assert decoder_after("h264", 64) is first
+    assert decoder_after("h264", 96) is not second, "it had not been used for longest"
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])

@@ -55,7 +55,22 @@ ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
 }
-_kept = threading.local()
+
+
+class _Kept(threading.local):
+    """Decoders for the next clips of a thread, by codec and parameter sets; longest unused first.
+
+    They keep the memory of their frames. Asked for anew at every clip, 150 kB a frame, it made resident memory rise by
+    40 to 170 kB now and then, thousands of clips after the start.
+    """
+
+    MOST = 8  # frame rates, mostly: they are written into H.264's parameters
+
+    def __init__(self) -> None:
+        self.decoders: dict[tuple[str, bytes], av.VideoCodecContext] = {}
+
+
+_kept = _Kept()
 
 
 def extension(codec: str) -> str:
@@ -164,20 +179,22 @@ def video_frames(data: bytes | memoryview, wanted: Sequence[int] | None = None) 
 
 @contextlib.contextmanager
 def _decoder(track: Track) -> Iterator[av.VideoCodecContext]:
-    """A decoder with nothing in it: the one that this thread used last, with its frames' memory, if it is for the same.
-
-    One that met an error, or was left before its time, is not used again.
-    """
+    """A decoder with nothing in it, for one clip. One that met an error, or was left before its time, is not kept."""
     key = track.codec, track.extradata
-    kept_key, decoder = _kept.__dict__.pop("decoder", (None, None))
-    if decoder is None or kept_key != key:
-        decoder = av.CodecContext.create(track.codec, "r")
-        assert isinstance(decoder, av.VideoCodecContext)
-        decoder.thread_count = 1  # clips are decoded side by side instead
-        decoder.extradata = track.extradata or None
+    decoder = _kept.decoders.pop(key, None) or _new_decoder(track)
     yield decoder
     decoder.flush_buffers()
-    _kept.decoder = key, decoder
+    _kept.decoders[key] = decoder
+    if len(_kept.decoders) > _Kept.MOST:
+        del _kept.decoders[next(iter(_kept.decoders))]
+
+
+def _new_decoder(track: Track) -> av.VideoCodecContext:
+    decoder = av.CodecContext.create(track.codec, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    decoder.thread_count = 1  # clips are decoded side by side instead
+    decoder.extradata = track.extradata or None
+    return decoder
 
 
 def jpeg_offsets(data: bytes | memoryview) -> list[int]:
