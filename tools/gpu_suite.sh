@@ -62,6 +62,10 @@ if [ -n "$DRY" ]; then
 fi
 data() { echo "data.shards=[$WORK/$1]"; }
 train() { "$PYTHON" tools/bench_train.py "${SHAPE[@]}" "${TIMES[@]}" "$@"; }  # of an option given twice the last counts
+views() {
+    "$PYTHON" tools/compare_views.py "$WORK/$1" "${SHAPE[@]:2}" --batches 2 --one data.backend=numba \
+        --other data.backend=dali --other data.decode=dali --other data.device="$PLACE" "${@:2}"
+}
 memory() { "$PYTHON" tools/bench_memory.py "$WORK/$1" --batches "$BATCHES" data.decode=dali "${@:2}"; }
 
 pack() {
@@ -87,8 +91,8 @@ assert losses and all(map(math.isfinite, losses)), f"losses {losses}"
 json.dump(lines, open(sys.argv[2], "w"))
 PY
 }
-export -f data train memory pack masks short_run
-export WORK PYTHON SIZE CLIPS DEVICE CORES VIDEO FLOW BATCHES
+export -f data train views memory pack masks short_run
+export WORK PYTHON SIZE CLIPS DEVICE PLACE CORES VIDEO FLOW BATCHES
 
 # step NAME SECONDS FUNCTION…: a section that is a function of this file.
 step() {
@@ -109,6 +113,8 @@ if '$DEVICE' == 'cuda':
 " "$WORK/environment.json"
 step pack 100 pack
 section gpu_tests 60 "$PYTHON" -m pytest -q -rs tests/test_rgb_dali.py -k on_a_gpu
+step views_jpeg 40 views jpeg --json "$WORK/views_jpeg.json"
+step views_video 40 views "$VIDEO" --json "$WORK/views_video.json"
 step train_jpeg_gpu 100 train --plain --trace "$WORK/trace.json" --json "$WORK/train_jpeg_gpu.json" \
     data.decode=dali data.device="$PLACE" "$(data jpeg)"
 step train_video_libav 50 train --json "$WORK/train_video_libav.json" \
