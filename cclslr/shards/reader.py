@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ class ShardSet:
             store.load_info()
 
 
-def _span(components: Iterable[Component]) -> tuple[int, int]:
+def _span(components: Collection[Component]) -> tuple[int, int]:
     """Where the first begins and the last ends, in their shard."""
     return min(part.offset for part in components), max(part.offset + part.size for part in components)
 
