@@ -167,10 +167,10 @@ def test_agrees_with_the_reference(codec: str) -> None:
         rgb = _render(clips, params)
         assert rgb.shape == (2, 4, FRAMES, SIZE, SIZE, 3)
         assert rgb.dtype == np.uint8
-        difference = np.abs(rgb - slow.views(clips, params, SIZE))
-        # libswscale, in the reference, converts with some 7 bits; JPEG differs by rounding alone.
-        assert difference.mean() < (0.6 if codec == "jpeg" else 1.5)
-        assert np.quantile(difference, 0.999) <= (2 if codec == "jpeg" else 5)
+        difference = np.abs(rgb - slow.views(clips, params, SIZE, exact=codec == "vp9"))
+        # libswscale, in the reference, converts with some 7 bits; JPEG and VP9 differ by rounding alone.
+        assert difference.mean() < (0.6 if codec in ("jpeg", "vp9") else 1.5)
+        assert np.quantile(difference, 0.999) <= (2 if codec in ("jpeg", "vp9") else 5)
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "vp9", "h264"])
@@ -187,7 +187,7 @@ def test_agrees_with_dali_on_real_clips(codec: str, real) -> None:
     dali.submit(clips, params)
     difference = np.abs(dali.result().numpy().astype(int) - _render(clips, params, cfg))
     dali.close()
-    assert difference.mean() < 1.5
+    assert difference.mean() < (1.5 if codec == "h264" else 0.5)
     assert np.quantile(difference, 0.95) <= 2
     assert np.quantile(difference, 0.99) <= 4  # colours out of gamut: DALI clamps them before the jitter too
 

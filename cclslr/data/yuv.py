@@ -12,9 +12,10 @@ What made it fast: all four steps in explicit vectors of 16-bit integers (vector
 ones; horizontal before vertical, so that steps 1 to 3 are done once a source row, of which a crop has fewer than the
 view it fills; weights of rows from the nearer one on, which fit 16 bits.
 
-Chroma siting. Video: a chroma sample stands for its 2x2 pixels, as in libswscale's conversion of yuv420p. JPEG: the
-triangle filter of libjpeg ("fancy upsampling"), 3/4 of the nearer and 1/4 of the farther sample, exact in both axes.
-Colours outside 0..255 are clamped once, after the jitter; a decoder that makes RGB first also clamps before it.
+Chroma siting. H.264, HEVC: a chroma sample stands for its 2x2 pixels, as in libswscale's conversion of yuv420p. JPEG,
+VP9: the triangle filter of libjpeg ("fancy upsampling") and of DALI's decoders, 3/4 of the nearer and 1/4 of the
+farther sample, exact in both axes. Colours outside 0..255 are clamped once, after the jitter; a decoder that makes RGB
+first also clamps before it.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def render(
         rows_S: and the next three, of one view: see `view_tables`.
         matrix_34: from `compose`; a level of Y, U or V may add up to 8 levels (no jitter comes near).
         width: of the frame without padding.
-        triangle: chroma as in JPEG, else as in video.
+        triangle: chroma by the triangle filter, else a sample for 2x2 pixels.
         out_HWC: uint8 (S, S, 3), contiguous, S a multiple of 4; is overwritten.
     """
     size = len(rows_S)
