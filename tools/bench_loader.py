@@ -33,7 +33,7 @@ from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import ranks
 
 OURS = ("cclslr-numba", "cclslr-dali", "cclslr-ffcv")
 EXAMPLES = """examples:
@@ -50,9 +50,11 @@ def our_loader(backend: str, setup: Setup) -> Iterator[int]:
     cfg = setup.cfg
     shards = ShardSet([setup.folder])
     plan = Plan(len(shards), min(cfg.optim.batch, len(shards)), cfg.run.seed)
-    ranks = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     data = DataConfig(**{**vars(cfg.data), "backend": backend})
-    with Loader(data, cfg.views, shards, plan, ranks, cfg.model.modalities, cfg.run.seed).start() as loader:
+    with (
+        ranks("auto") as alone,
+        Loader(data, cfg.views, shards, plan, alone, cfg.model.modalities, cfg.run.seed).start() as loader,
+    ):
         for batch in loader:
             yield len(batch.clip_ids_B)
 

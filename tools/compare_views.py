@@ -18,7 +18,7 @@ from cclslr.bench.pretrain import open_loader
 from cclslr.config import PretrainConfig, load_config
 from cclslr.console import console, progress_bar, run_tool
 from cclslr.files import write_json
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import ranks
 
 FAR = 4  # levels
 NO_JITTER = [f"views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue")]
@@ -59,11 +59,12 @@ def difference(one: list[str], other: list[str], batches: int) -> tuple[float, f
     Raises:
         ValueError: the loaders did not choose the same clips.
     """
-    ranks = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    configs = [load_config(PretrainConfig, None, overrides) for overrides in (one, other)]
     total, far, largest, values = 0, 0, 0, 0
     with (
-        open_loader(load_config(PretrainConfig, None, one), ranks).start() as first,
-        open_loader(load_config(PretrainConfig, None, other), ranks).start() as second,
+        ranks(configs[0].run.device) as alone,
+        open_loader(configs[0], alone).start() as first,
+        open_loader(configs[1], alone).start() as second,
         progress_bar("batches") as bar,
     ):
         for _ in bar.track(range(batches)):

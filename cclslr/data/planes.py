@@ -74,7 +74,8 @@ def _jpeg_frames(clip: EncodedClip, wanted: np.ndarray) -> Iterator[tuple[int, V
     decoder = av.VideoCodecContext.create("mjpeg", "r")
     decoder.thread_count = 1
     for number in wanted.tolist():
-        packet = av.Packet(bytes(clip.video[clip.frame_offsets[number] : clip.frame_offsets[number + 1]]))
+        image = clip.video[clip.frame_offsets[number] : clip.frame_offsets[number + 1]]
+        packet = av.Packet(image)  # type: ignore[arg-type]  # anything with a buffer
         for frame in decoder.decode(packet):
             yield number, frame
 

@@ -48,7 +48,7 @@ class ClipData:
         return {} if self.json_text is None else json.loads(self.json_text)
 
 
-def decode_pose(npy: memoryview) -> np.ndarray:
+def decode_pose(npy: bytes | memoryview) -> np.ndarray:
     """The keypoints of a pose.npy as the packer writes it: float16 (T, 133, 3).
 
     Reading threads share this: np.load parses the header as Python source, which CPython 3.11 gets wrong now and then
