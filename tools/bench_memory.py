@@ -3,7 +3,8 @@
 Growth comes a batch or a clip at a time, so batches and views are small here: two clips of 8 frames of 64x64 pixels.
 5,000 batches take one to four minutes on two cores. The verdict is "grows" where the slope of the last half exceeds
 three of its standard errors, which count both ways in which memory moves: about its level, with what is in flight, and
-to a new level, seldom and for good. The slope of what is allocated and not freed on the heap stands beside it.
+to a new level, seldom and for good; and where it rose in all by more than what is allocated and not freed on the heap
+goes up and down. The slope of that stands beside it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
 
 from cclslr.bench.machine import describe
-from cclslr.bench.memory import SURE, growth, heap_bytes
+from cclslr.bench.memory import SURE, growth, heap_bytes, within_swing
 from cclslr.bench.pretrain import open_loader
 from cclslr.config import PretrainConfig, load_config, to_dict
 from cclslr.console import console, progress_bar, run_tool
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import ranks
 
 SAMPLES = 200
 SMALL = ["optim.batch=2", "views.rgb_frames=8", "views.size=64"]
@@ -48,12 +48,15 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--batches {args.batches}: a slope takes at least {SAMPLES}")
     cfg = load_config(PretrainConfig, None, [*SMALL, f"data.shards=[{args.shards}]", *args.overrides])
     codec = ShardSet(cfg.data.shards).info["codec"]
-    ranks = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     process, every = psutil.Process(), args.batches // SAMPLES
     measured_S3 = np.ones((args.batches // every, 3))  # batches, resident, heap; its pages are there from the start
     began = time.perf_counter()
-    with open_loader(cfg, ranks).start() as loader, progress_bar("batches") as bar:
+    with (
+        ranks(cfg.run.device) as alone,
+        open_loader(cfg, alone).start() as loader,
+        progress_bar("batches") as bar,
+    ):
         shown = bar.add_task(codec, total=args.batches)
         for number in range(1, args.batches + 1):
             next(loader)
@@ -67,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     half = len(measured_S3) // 2
     taken, rss_mb, heap_mb = measured_S3.T.tolist()
     resident, allocated = growth(taken[half:], rss_mb[half:]), growth(taken[half:], heap_mb[half:])
-    verdict = "no growth" if resident.is_noise else "grows"
+    settled = resident.is_noise and within_swing(rss_mb[half:], heap_mb[half:])
+    verdict = "no growth" if settled else "grows"
     text = [
         f"{name} {1000 * of.slope:+.2f} ± {1000 * of.standard_error:.2f} MB per 1,000"
         for name, of in (("resident", resident), ("heap", allocated))

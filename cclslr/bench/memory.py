@@ -36,6 +36,14 @@ def heap_bytes() -> int | None:
     return int(info.uordblks + info.hblkhd)
 
 
+def within_swing(resident: Sequence[float], allocated: Sequence[float]) -> bool:
+    """Whether resident memory rose by no more than what is allocated goes up and down.
+
+    A large step that lasts is no slope (see `growth`), but neither is it a peak of what is in flight.
+    """
+    return resident[-1] - resident[0] <= max(allocated) - min(allocated)
+
+
 @dataclass(frozen=True)
 class Growth:
     """Of the memory, by step."""
