@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from cclslr.errors import UserError
+
 
 @dataclass
 class DataConfig:
@@ -174,7 +176,7 @@ def load_config(
     `stored` is a config that `to_dict` wrote into a checkpoint; it takes the place of the defaults.
 
     Raises:
-        ValueError: unknown key (the nearest known one is named), a value of the wrong type, an unreadable file.
+        UserError: unknown key (the nearest known one is named), a value of the wrong type, an unreadable file.
     """
     merged = OmegaConf.structured(kind)
     sources: list[tuple[str, DictConfig]] = []
@@ -184,14 +186,14 @@ def load_config(
         sources.append((str(path), _read_yaml(path)))
     for override in overrides:
         if "=" not in override:
-            raise ValueError(f"{override!r} is no override; write key=value, e.g. optim.batch=128")
+            raise UserError(f"{override!r} is no override; write key=value, e.g. optim.batch=128")
         sources.append((override, OmegaConf.from_dotlist([override])))
     for name, source in sources:
         _check_keys(kind, OmegaConf.to_container(source), name)
         try:
             merged = OmegaConf.merge(merged, source)
         except OmegaConfBaseException as error:
-            raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{name}: {str(error).splitlines()[0]}") from error
     config = OmegaConf.to_object(merged)
     assert isinstance(config, kind)
     _check_choices(config)
@@ -207,11 +209,11 @@ def _read_yaml(path: str | Path) -> DictConfig:
     try:
         content = OmegaConf.load(path)
     except OSError as error:
-        raise ValueError(f"config {path}: {error.strerror}") from error
+        raise UserError(f"config {path}: {error.strerror}") from error
     except YAMLError as error:
-        raise ValueError(f"config {path}: not valid YAML ({str(error).splitlines()[-1].strip()})") from error
+        raise UserError(f"config {path}: not valid YAML ({str(error).splitlines()[-1].strip()})") from error
     if not isinstance(content, DictConfig):
-        raise ValueError(f"config {path}: expected keys and values at the top level")
+        raise UserError(f"config {path}: expected keys and values at the top level")
     return content
 
 
@@ -233,7 +235,7 @@ def _check_keys(kind: Any, source: Any, name: str) -> None:
             full = f"{prefix}{key}"
             if full not in known:
                 near = difflib.get_close_matches(full, known, n=1, cutoff=0.0)
-                raise ValueError(f"{name}: unknown config key {full!r}; did you mean {near[0]!r}?")
+                raise UserError(f"{name}: unknown config key {full!r}; did you mean {near[0]!r}?")
             if isinstance(value, dict):
                 walk(value, full + ".")
 
@@ -261,7 +263,7 @@ def _check_choices(config: Any) -> None:
         for part in key.split("."):
             node = getattr(node, part, None)
         if node is not None and node not in choices:
-            raise ValueError(f"{key} is {node!r}; choose one of {', '.join(choices)}")
+            raise UserError(f"{key} is {node!r}; choose one of {', '.join(choices)}")
     modalities = config.model.modalities
     if not modalities or not set(modalities) <= {"rgb", "pose"} or len(set(modalities)) != len(modalities):
-        raise ValueError(f"model.modalities is {modalities}; choose [rgb, pose], [rgb] or [pose]")
+        raise UserError(f"model.modalities is {modalities}; choose [rgb, pose], [rgb] or [pose]")

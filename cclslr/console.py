@@ -1,4 +1,8 @@
-"""The one console: rich on rank 0, silence on the others; progress bars with rate and time left."""
+"""The one console: rich on rank 0, silence on the others; progress bars with rate and time left.
+
+Text is printed as it is: paths, labels and other programs' messages hold square brackets, so markup is off everywhere
+and colours are given as styles.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ import sys
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
+from cclslr.errors import UserError
+
+console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False, markup=False)
 
 
 class RateColumn(ProgressColumn):
@@ -29,7 +34,7 @@ class RateColumn(ProgressColumn):
 def progress_bar(unit: str = "clips") -> Progress:
     """A progress bar for long work: count, rate in `unit`, time left. Use as a context manager."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(unit),
@@ -38,12 +43,17 @@ def progress_bar(unit: str = "clips") -> Progress:
     )
 
 
-def run_tool(main: Callable[[], int | None]) -> None:
-    """Run a command's `main`; errors meant for users become one line on stderr and exit code 2."""
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and end the process with its exit code.
+
+    A `UserError` or `OSError` (a full disk, a folder that may not be written) becomes one line on stderr and code 2,
+    Ctrl-C code 130. Code 1 is the commands' own: they ran, and some clips were rejected or some faults found.
+    """
     try:
         code = main()
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    except (UserError, OSError) as error:
+        line = Text.assemble(("error: ", "bold red"), str(error))
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
         code = 2
     except KeyboardInterrupt:
         code = 130

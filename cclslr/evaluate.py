@@ -1,14 +1,7 @@
-"""Evaluate a fine-tuned checkpoint: per branch and fused, per instance and per class, each clip once.
-
-    python -m cclslr.evaluate runs/finetune/last.pt --shards shards/wlasl300 --split test
-    torchrun --nproc-per-node 8 -m cclslr.evaluate runs/finetune/last.pt
-
-Writes <split>.json (the table) and <split>_predictions.csv (a row a clip) beside the checkpoint.
-"""
+"""Scores of a classifier on one split: per branch and fused, per instance and per class, each clip once."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 from pathlib import Path
 from typing import Any
@@ -16,14 +9,13 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from cclslr.config import FinetuneConfig, load_config
-from cclslr.console import console, run_tool
+from cclslr.config import FinetuneConfig
+from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.models.ccl import ByModality
-from cclslr.models.classifier import Classifier, from_checkpoint, fuse
+from cclslr.models.classifier import Classifier, fuse
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
-from cclslr.training.distributed import Ranks, ranks
+from cclslr.training.distributed import Ranks
 from cclslr.training.inference import over_clips
 from cclslr.training.metrics import accuracies, confusion
 from cclslr.training.optimise import Amp
@@ -44,7 +36,7 @@ def evaluate(
     )
     labelled = labels >= 0
     if not labelled.any():
-        raise ValueError(f"{', '.join(cfg.data.shards)}: no labelled clip in split {split!r}")
+        raise UserError(f"{', '.join(cfg.data.shards)}: no labelled clip in split {split!r}")
     scores = {name: accuracies(x[labelled], labels[labelled]) for name, x in logits.items()}
     return scores, logits, clip_ids, shards
 
@@ -80,27 +72,7 @@ def write_report(
             table.writerow([shards.rows[clip].key, label, classes[label] if label >= 0 else "", *ranked])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="written by cclslr.finetune")
-    parser.add_argument("--shards", nargs="+", help="packed data sets (default: the ones it was fine-tuned on)")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("--out", type=Path, help="folder of the report (default: beside the checkpoint)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stored config")
-    args = parser.parse_intermixed_args()
-    state = checkpoint.load(args.checkpoint)
-    classifier = from_checkpoint(state, str(args.checkpoint))
-    cfg = load_config(FinetuneConfig, None, args.overrides, stored=state["config"])
-    if args.shards:
-        cfg.data.shards = args.shards
-    with ranks(cfg.run.device) as mine:
-        scores, logits, clip_ids, shards = evaluate(classifier.to(mine.device), cfg, args.split, mine)
-        if mine.main:
-            folder = args.out or args.checkpoint.parent
-            write_report(folder, args.split, scores, logits, clip_ids, shards, state["classes"])
-            console.print(score_table(scores, f"{args.checkpoint} on {args.split}, {len(clip_ids)} clips"))
-            console.print(f"written: {folder}/{args.split}.json, {folder}/{args.split}_predictions.csv")
-
-
 if __name__ == "__main__":
-    run_tool(main)
+    from cclslr.__main__ import run
+
+    run("evaluate")

@@ -21,11 +21,12 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
 from cclslr.config import FinetuneConfig, to_dict
-from cclslr.console import console, run_tool
+from cclslr.console import console, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.errors import UserError
 from cclslr.evaluate import evaluate, score_table, write_report
 from cclslr.masking.options import require_masks
 from cclslr.models.classifier import Classifier
@@ -70,7 +71,7 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
     run_dir = Path(cfg.run.dir)
     shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     if unlabelled := [row.key for row in shards.rows if row.label < 0]:
-        raise ValueError(f"{len(unlabelled)} clips have no label, e.g. {unlabelled[0]}; fine-tuning needs labels")
+        raise UserError(f"{len(unlabelled)} clips have no label, e.g. {unlabelled[0]}; fine-tuning needs labels")
     if "rgb" in cfg.model.modalities:
         require_masks(shards, cfg.views.mask_alpha)
     plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
@@ -158,12 +159,12 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
         console.print(score_table(scores, f"{run_dir}: {cfg.eval_split}, {len(clip_ids)} clips, {cfg.report} epoch"))
 
 
-def main() -> None:
-    cfg = config_from_command_line(FinetuneConfig, __doc__)
+def main(argv: list[str] | None = None) -> None:
+    cfg = config_from_command_line("cclslr.finetune", FinetuneConfig, __doc__, argv)
     with ranks(cfg.run.device) as mine:
         torch.backends.cudnn.benchmark = cfg.run.cudnn_benchmark
         finetune(cfg, mine)
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

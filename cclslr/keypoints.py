@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cclslr.errors import UserError
+
 NUM_WHOLEBODY = 133
 
 WHOLEBODY: dict[str, tuple[int, ...]] = {
@@ -69,5 +71,5 @@ NOSE_TIP = SLICES["face"].start + 17
 def select(keypoints_TKC: np.ndarray) -> np.ndarray:
     """The 75 joints of whole-body keypoints: (..., 133, C) → (..., 75, C)."""
     if keypoints_TKC.shape[-2] != NUM_WHOLEBODY:
-        raise ValueError(f"expected {NUM_WHOLEBODY} whole-body keypoints, got shape {keypoints_TKC.shape}")
+        raise UserError(f"expected {NUM_WHOLEBODY} whole-body keypoints, got shape {keypoints_TKC.shape}")
     return keypoints_TKC[..., list(SELECTED), :]

@@ -20,11 +20,12 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
 from cclslr.config import PretrainConfig, to_dict
-from cclslr.console import console, run_tool
+from cclslr.console import console, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.errors import UserError
 from cclslr.masking.options import require_masks
 from cclslr.models.ccl import Branches, ByModality, MemoryBanks, key_copy, momentum_update
 from cclslr.models.objective import ccl_losses
@@ -139,7 +140,7 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
     """The whole run: from shards to checkpoints."""
     check_batch(cfg.optim, ranks.world)
     if cfg.optim.batch > cfg.objective.bank_size:
-        raise ValueError(f"objective.bank_size={cfg.objective.bank_size} is smaller than optim.batch={cfg.optim.batch}")
+        raise UserError(f"objective.bank_size={cfg.objective.bank_size} is smaller than optim.batch={cfg.optim.batch}")
     run_dir = Path(cfg.run.dir)
     shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     if "rgb" in cfg.model.modalities:
@@ -206,8 +207,8 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
     save("last.pt", last_step)
 
 
-def main() -> None:
-    cfg = config_from_command_line(PretrainConfig, __doc__)
+def main(argv: list[str] | None = None) -> None:
+    cfg = config_from_command_line("cclslr.train", PretrainConfig, __doc__, argv)
     with ranks(cfg.run.device) as mine:
         torch.backends.cudnn.benchmark = cfg.run.cudnn_benchmark
         started = time.perf_counter()
@@ -216,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

@@ -1,4 +1,4 @@
-"""tools/bench_encoder.py measures what an encoder's settings cost."""
+"""cclslr bench encoder measures what an encoder's settings cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ from small_runs import ROOT
 
 
 def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/bench_encoder.py", str(path), "--size", "64", "--repeats", "2", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "cclslr",
+        "bench",
+        "encoder",
+        str(path),
+        "--size",
+        "64",
+        "--repeats",
+        "2",
+        *arguments,
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

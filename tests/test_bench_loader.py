@@ -13,11 +13,11 @@ import pytest
 import torch
 from small_runs import ROOT, tiny_shards
 
+from cclslr.bench import peers
 from cclslr.bench.jobs import Jobs, Setup
 from cclslr.bench.pretrain import open_loader
 from cclslr.config import PretrainConfig, load_config
 from cclslr.training.distributed import Ranks
-from tools import peers
 
 SMALL = ["views.rgb_frames=4", "views.size=32", "views.mask_alpha=0", "optim.batch=2", "data.workers=1"]
 
@@ -30,7 +30,7 @@ def shards(tmp_path_factory) -> Path:
 def test_rows_and_absent_loaders(shards, tmp_path):
     out = tmp_path / "out.json"
     names = ["cclslr-numba", "dataloader-pyav", "webdataset", "dataloader-pillow", "cclslr-ffcv"]
-    command = [sys.executable, "tools/bench_loader.py", str(shards), "--loaders", ",".join(names), *SMALL]
+    command = [sys.executable, "-m", "cclslr", "bench", "loader", str(shards), "--loaders", ",".join(names), *SMALL]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
         [*command, "--clips", "100", "--repeats", "2", "--json", str(out)],  # fewer: less CPU time than a clock tick
@@ -51,10 +51,9 @@ def test_rows_and_absent_loaders(shards, tmp_path):
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    """The command as a module; it finds its peers beside it."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("bench_loader")
+def tool():
+    """The command as a module."""
+    return importlib.import_module("cclslr.commands.bench.loader")
 
 
 def test_cold_clips_are_read_once(tool, shards):

@@ -9,7 +9,7 @@ import pytest
 from small_runs import tiny_shards
 
 from cclslr.bench.memory import growth, within_swing
-from tools import bench_memory
+from cclslr.commands.bench import memory as bench_memory
 
 STEPS = np.arange(100) * 25
 

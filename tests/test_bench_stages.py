@@ -1,4 +1,4 @@
-"""tools/bench_stages.py times every stage on packed clips."""
+"""cclslr bench stages times every stage on packed clips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_every_stage_is_timed(tmp_path: Path) -> None:
     shards, out = tiny_shards(tmp_path / "set", (2, 0, 0), codec="h264"), tmp_path / "out.json"
     arguments = [str(shards), "--clips", "2", "--repeats", "2", "--out", str(out)]
     done = subprocess.run(
-        [sys.executable, "tools/bench_stages.py", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "cclslr", "bench", "stages", *arguments], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())

@@ -11,13 +11,13 @@ from small_runs import tiny_shards
 from cclslr import train
 from cclslr.bench import plain, pretrain, sweep
 from cclslr.bench.machine import describe, matrix_peak
+from cclslr.commands.bench import train as bench_train
 from cclslr.config import PretrainConfig, load_config
 from cclslr.data.batch import Batch
 from cclslr.data.plan import Plan
 from cclslr.models.ccl import Branches
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import Ranks
-from tools import bench_train
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 TINY = [

@@ -1,4 +1,4 @@
-"""tools/compare_views.py: what is alike, what is not, and what cannot be compared."""
+"""cclslr bench views: what is alike, what is not, and what cannot be compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_runs import tiny_shards
 
-from tools import compare_views
+from cclslr.commands.bench import views as compare_views
 
 SMALL = ["views.size=32", "views.rgb_frames=4", "optim.batch=4", "data.workers=1"]
 

@@ -37,13 +37,7 @@ has_rtmlib = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = Path(__file__).parents[1] / "tools" / "extract_poses.py"
-    spec = importlib.util.spec_from_file_location("extract_poses", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("cclslr.commands.poses")
 
 
 class Stub:

@@ -151,10 +151,10 @@ def test_a_damaged_shard_makes_no_beton(tmp_path: Path, jpeg: Path) -> None:
 
 def test_errors_say_what_to_do(tmp_path: Path, jpeg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _pack(tmp_path / "plain", "jpeg", num=3, name="other")
-    with pytest.raises(ValueError, match=r"run tools/make_beton.py \S+/plain"):
+    with pytest.raises(ValueError, match=r"run cclslr beton \S+/plain"):
         beton.BetonSet(ShardSet([str(folder)]))
     shutil.copy(jpeg / beton.BETON_NAME, folder)
-    with pytest.raises(ValueError, match=r"lacks clip other\d: run tools"):
+    with pytest.raises(ValueError, match=r"lacks clip other\d: run cclslr"):
         beton.BetonSet(ShardSet([str(folder)]))
     real_import = builtins.__import__
 

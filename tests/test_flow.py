@@ -335,7 +335,7 @@ def test_the_command_on_two_ranks(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = ["--preset", "tiny", "--size", "32", "--steps", "3", "--batch", "8", "--device", "cpu"]
     done = subprocess.run(
-        [*torchrun, "tools/train_flow.py", "--shards", shards, "--out", out, *options],
+        [*torchrun, "-m", "cclslr", "flow", "--shards", shards, "--out", out, *options],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ STAND_IN = """#!/bin/bash
 echo "$*" >> "$CALLS"
 [ "$1" = - ] && exec REAL "$@"
 case "$*" in *"$FAIL"*) echo "went wrong"; exit 3 ;; esac
-[ "$1" = -m ] && mkdir -p "$WORK/run" && echo '{"step": 5, "loss": LOSS}' > "$WORK/run/metrics.jsonl"
+[ "$2" = cclslr.train ] && mkdir -p "$WORK/run" && echo '{"step": 5, "loss": LOSS}' > "$WORK/run/metrics.jsonl"
 for last; do [ "$previous" = --json ] && echo '{"rate": 1}' > "$last"; previous=$last; done
 exit 0
 """
@@ -42,21 +42,21 @@ def test_all_sections_pass(tmp_path, dry):
     assert code == 0
     assert sections["train_jpeg_gpu"]["result"] == {"rate": 1}
     assert sections["short_run"]["result"] == [{"step": 5, "loss": 12.5}]
-    trained = [call for call in calls if call.startswith("tools/bench_train.py")]
+    trained = [call for call in calls if call.startswith("-m cclslr bench train")]
     assert len(trained) == 8
     assert all(("run.device=cpu" if dry else "run.device=cuda") in call for call in trained)
     assert all(("r3d10_narrow" in call) == bool(dry) for call in trained)
 
 
 def test_a_failure_is_booked_and_the_rest_goes_on(tmp_path):
-    code, sections, calls = run(tmp_path, fail="make_shards")
+    code, sections, calls = run(tmp_path, fail="cclslr pack")
     assert code == 1
     failed = {name for name, section in sections.items() if section["status"] != "ok"}
     assert failed == {"pack"}
     assert sections["pack"]["status"] == "failed (3)"
     assert sections["pack"]["log_end"] == ["went wrong"]
-    assert sum("make_shards" in call for call in calls) == 1
-    assert any("plan_run" in call for call in calls)
+    assert sum("cclslr pack" in call for call in calls) == 1
+    assert any("cclslr plan" in call for call in calls)
 
 
 def test_no_time_left_is_no_success(tmp_path):

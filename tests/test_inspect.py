@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import re
 import sys
@@ -74,12 +75,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, flow_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-    try:
-        import inspect_shards
-    finally:
-        sys.path.pop(0)
-    return inspect_shards
+    return importlib.import_module("cclslr.commands.inspect")
 
 
 def films(shards: Path, flow_path: Path, key: str) -> dict[str, np.ndarray]:

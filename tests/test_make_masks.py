@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clusters import ROOT, cluster
+from clusters import cluster
 
+from cclslr.commands.masks import main as command
+from cclslr.errors import UserError
 from cclslr.files import read_json
 from cclslr.masking import rewrite
 from cclslr.masking.architecture import flow_config
@@ -259,7 +261,7 @@ def test_processes_give_the_same_bytes(packed: Path, shards: Path, tmp_path: Pat
 def test_a_cluster_gives_the_same_bytes_whoever_dies(packed: Path, shards: Path, tmp_path: Path, dies: str) -> None:
     whole = Path(shutil.copytree(packed, tmp_path / "whole"))
     make_masks(whole, STD, 0, ALONE)
-    run = [sys.executable, str(ROOT / "tools/make_masks.py"), str(shards), "--method", "temporal_std"]
+    run = [sys.executable, "-m", "cclslr", "masks", str(shards), "--method", "temporal_std"]
     with cluster(2) as (address, workers):
         tool = subprocess.Popen([*run, "--scheduler", address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         while not list(shards.glob("*-m????????.tar")) and tool.poll() is None:
@@ -326,27 +328,18 @@ def test_masks_in_half_precision_differ_little_and_say_so(shards: Path, flow_pat
 
 def test_training_with_masks_needs_masks(packed: Path, shards: Path) -> None:
     require_masks(ShardSet([str(packed)]), 0.0)
-    with pytest.raises(ValueError, match=r"make_masks\.py"):
+    with pytest.raises(ValueError, match=r"cclslr masks"):
         require_masks(ShardSet([str(packed)]), 0.2)
 
 
-def test_the_command(shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-    try:
-        import make_masks as tool
-    finally:
-        sys.path.pop(0)
-    monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards), "--device", "cpu", "--workers", "0"])
-    tool.main()
+def test_the_command(shards: Path) -> None:
+    command([str(shards), "--device", "cpu", "--workers", "0"])
     masks = read_json(shards / "dataset.json")["masks"]
     assert masks["flow"]["sha256"] == load_flow(DEFAULT_FLOW).card.sha256
     assert masks["totals"]["clips"] == 9
-    monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards), "--scheduler", "tcp://x:1", "--workers", "2"])
-    with pytest.raises(ValueError, match="leave out --workers"):
-        tool.main()
-    monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards / "nowhere"), "--workers", "0"])
-    with pytest.raises(FileNotFoundError, match=r"make_shards\.py"):
-        tool.main()
-    monkeypatch.setattr(sys, "argv", ["make_masks.py", str(shards), "--flow", "nowhere.safetensors"])
-    with pytest.raises(FileNotFoundError, match=r"train_flow\.py"):
-        tool.main()
+    with pytest.raises(UserError, match="leave out --workers"):
+        command([str(shards), "--scheduler", "tcp://x:1", "--workers", "2"])
+    with pytest.raises(FileNotFoundError, match="cclslr pack"):
+        command([str(shards / "nowhere"), "--workers", "0"])
+    with pytest.raises(FileNotFoundError, match="cclslr flow"):
+        command([str(shards), "--flow", "nowhere.safetensors"])

@@ -230,7 +230,7 @@ def test_stock_index_is_that_of_dalis_own_tool(tmp_path: Path) -> None:
 def test_check_finds_what_is_wrong(tmp_path: Path, what: str, message: str) -> None:
     out = tmp_path / "set"
     pack(rows(10), out, OPTIONS, workers=0)
-    run = [sys.executable, str(ROOT / "tools/check_shards.py"), str(out), "--workers", "0"]
+    run = [sys.executable, "-m", "cclslr", "check", str(out), "--workers", "0"]
     if what == "component":
         good = subprocess.run(run, capture_output=True, text=True)
         assert good.returncode == 0, good.stderr

@@ -36,7 +36,7 @@ def command(out: Path, *more: str) -> list[str]:
         "8",
     ]
     packing = ["--codec", "jpeg", "--clips-per-shard", "5", "--out", str(out)]
-    return [sys.executable, str(ROOT / "tools/make_shards.py"), *synthetic, *packing, *more]
+    return [sys.executable, "-m", "cclslr", "pack", *synthetic, *packing, *more]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, advice, forecast
-from tools import plan_run
+from cclslr.commands import plan as plan_run
 
 # A GPU takes 50 clips/s; nothing else is in its way.
 WORK = Work(
@@ -204,9 +204,9 @@ def test_measurements_take_the_place_of_assumptions(tmp_path):
 def test_files_that_are_none_of_ours_are_named(tmp_path):
     path = tmp_path / "else.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match=r"else\.json: not written by tools/bench_train\.py"):
+    with pytest.raises(ValueError, match=r"else\.json: not written by cclslr bench train"):
         plan_run.main(["--train", str(path)])
-    with pytest.raises(ValueError, match=r"else\.json: not written by tools/bench_loader\.py"):
+    with pytest.raises(ValueError, match=r"else\.json: not written by cclslr bench loader"):
         plan_run.main(["--loader", str(path)])
     path.write_text(json.dumps(LOADER))
     with pytest.raises(ValueError, match="no row of cclslr with device gpu, codec hevc"):

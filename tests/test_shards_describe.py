@@ -34,7 +34,7 @@ def test_card_says_what_was_packed(tmp_path: Path) -> None:
     rows.append(ManifestRow("bad", Known(0), None, None, "train", None))
     pack(rows, tmp_path / "set", PackOptions(clips_per_shard=3, licence_note="CC BY 4.0"), workers=0)
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/describe_shards.py"), str(tmp_path / "set"), "--workers", "0"],
+        [sys.executable, "-m", "cclslr", "describe", str(tmp_path / "set"), "--workers", "0"],
         capture_output=True,
         text=True,
     )

@@ -1,64 +1,6 @@
-"""Check a packed data set: every checksum, the tars' structure, the stock index; with --decode every clip as well."""
+"""`cclslr check`, from a checkout."""
 
-from __future__ import annotations
-
-import argparse
-
-from rich.table import Table
-
-from cclslr.console import console, run_tool
-from cclslr.shards.executor import run_tasks
-from cclslr.shards.verify import check_shard, plan_checks
-
-EXAMPLES = """\
-examples:
-  check_shards.py shards/demo
-  check_shards.py shards/wlasl300 --decode --workers 8
-
-The exit code is 1 where anything is wrong.
-"""
-SHOWN = 50  # faults printed
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("shards", metavar="DIR", help="folder of the packed data set")
-    parser.add_argument("--decode", action="store_true", help="decode every clip too")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
-    args = parser.parse_args()
-
-    tasks, faults = plan_checks(args.shards, args.decode)
-    checks = list(
-        run_tasks(
-            check_shard,
-            tasks,
-            workers=args.workers,
-            scheduler=args.scheduler,
-            description="checking",
-            sizes=[len(task.rows) for task in tasks],
-        )
-    )
-    checks.sort(key=lambda check: check.name)
-    table = Table(title=args.shards, title_justify="left")
-    for column in ("shard", "clips", "MB", "state"):
-        table.add_column(column, justify="right" if column in ("clips", "MB") else "left")
-    for check in checks:
-        state = f"[red]{len(check.faults)} faults[/]" if check.faults else "[green]good[/]"
-        table.add_row(check.name, f"{check.clips:,}", f"{check.bytes / 1e6:,.1f}", state)
-        faults += check.faults
-    table.add_section()
-    table.add_row("all", f"{sum(c.clips for c in checks):,}", f"{sum(c.bytes for c in checks) / 1e6:,.1f}", "")
-    console.print(table)
-    for fault in faults[:SHOWN]:
-        console.print(f"[red]{fault.shard}[/] {fault.key}", fault.what, soft_wrap=True)
-    if len(faults) > SHOWN:
-        console.print(f"… and {len(faults) - SHOWN} more")
-    console.print(f"{len(faults)} faults" if faults else "nothing is wrong")
-    return 1 if faults else 0
-
+from cclslr.__main__ import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("check")

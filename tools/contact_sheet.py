@@ -1,38 +1,6 @@
-"""Draw the training views of a few clips: do keypoints and masks lie where they should, after crop and flip?"""
+"""`cclslr sheet`, from a checkout."""
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from cclslr.config import PretrainConfig, load_config
-from cclslr.console import console, run_tool
-from cclslr.data.plan import Plan
-from cclslr.inspect.contact import save_contact_sheet
-from cclslr.shards.reader import ShardSet
-
-EXAMPLES = """examples:
-  python tools/contact_sheet.py shards/demo --out views.png --config configs/demo_pretrain.yaml
-  python tools/contact_sheet.py shards/wlasl300 --out views.png --split test --clips 8 views.area=[0.2,1.0]"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("shards", help="packed data set with video")
-    parser.add_argument("--out", type=Path, required=True, metavar="PNG")
-    parser.add_argument("--config", metavar="FILE", help="of pre-training: how views are drawn")
-    parser.add_argument("--split", choices=("train", "val", "test"), help="default: all")
-    parser.add_argument("--clips", type=int, default=3, help="default 3")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override one key of the config")
-    args = parser.parse_intermixed_args()
-    cfg = load_config(PretrainConfig, args.config, args.overrides)
-    shards = ShardSet([args.shards], args.split)
-    clip_ids = Plan(len(shards), min(args.clips, len(shards)), cfg.run.seed).batch(0, 0).tolist()
-    save_contact_sheet(args.out, shards, clip_ids, cfg.views, cfg.run.seed)
-    console.print(f"written: {args.out}")
-
+from cclslr.__main__ import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("sheet")

@@ -1,51 +1,6 @@
-"""Write the card of a packed data set, in Markdown and on screen."""
+"""`cclslr describe`, from a checkout."""
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from rich.markdown import Markdown
-
-from cclslr.console import console, run_tool
-from cclslr.files import atomic_write
-from cclslr.shards.describe import CARD_NAME, Statistics, card, collect_statistics, plan_statistics
-from cclslr.shards.executor import run_tasks
-from cclslr.shards.reader import ShardSet
-
-EXAMPLES = """\
-examples:
-  describe_shards.py shards/demo                          writes shards/demo/CARD.md
-  describe_shards.py shards/wlasl300 --workers 8 --out docs/wlasl300.md
-"""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("shards", metavar="DIR", type=Path, help="folder of the packed data set")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default DIR/{CARD_NAME}")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    args = parser.parse_args()
-
-    shards = ShardSet([str(args.shards)])
-    tasks = plan_statistics(args.shards)
-    found = Statistics()
-    for part in run_tasks(
-        collect_statistics,
-        tasks,
-        workers=args.workers,
-        description="reading",
-        sizes=[len(task.clip_ids) for task in tasks],
-    ):
-        found.merge(part)
-    text = card(args.shards.resolve().name, shards.rows, shards.info, found)
-    with atomic_write(args.out or args.shards / CARD_NAME, "w") as file:
-        file.write(text)
-    console.print(Markdown(text))
-    return 1 if found.bad else 0
-
+from cclslr.__main__ import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("describe")

@@ -61,23 +61,23 @@ if [ -n "$DRY" ]; then
     SIZE=64 FRAMES=(16 24) CLIPS=16 STEPS=2 DEVICE=cpu PLACE=cpu VIDEO=vp9 FLOW=tiny  # vp9: what DALI decodes on a CPU
 fi
 data() { echo "data.shards=[$WORK/$1]"; }
-train() { "$PYTHON" tools/bench_train.py "${SHAPE[@]}" "${TIMES[@]}" "$@"; }  # of an option given twice the last counts
+train() { "$PYTHON" -m cclslr bench train "${SHAPE[@]}" "${TIMES[@]}" "$@"; }  # of an option given twice the last counts
 views() {
-    "$PYTHON" tools/compare_views.py "$WORK/$1" "${SHAPE[@]:2}" --batches 2 --one data.backend=numba \
+    "$PYTHON" -m cclslr bench views "$WORK/$1" "${SHAPE[@]:2}" --batches 2 --one data.backend=numba \
         --other data.backend=dali --other data.decode=dali --other data.device="$PLACE" "${@:2}"
 }
-memory() { "$PYTHON" tools/bench_memory.py "$WORK/$1" --batches "$BATCHES" data.decode=dali "${@:2}"; }
+memory() { "$PYTHON" -m cclslr bench memory "$WORK/$1" --batches "$BATCHES" data.decode=dali "${@:2}"; }
 
 pack() {
     local codec
     for codec in jpeg "$VIDEO"; do
-        "$PYTHON" tools/make_shards.py synthetic --out "$WORK/$codec" --codec "$codec" --size "$SIZE" --classes 4 \
+        "$PYTHON" -m cclslr pack synthetic --out "$WORK/$codec" --codec "$codec" --size "$SIZE" --classes 4 \
             --clips-per-class $((CLIPS / 4)) 1 1 --frames "${FRAMES[@]}" --workers "$CORES" || return
     done
 }
 masks() {
-    "$PYTHON" tools/make_masks.py "$WORK/jpeg" --device "$DEVICE" || return
-    "$PYTHON" tools/bench_masks.py --preset "$FLOW" --device "$DEVICE" --out "$WORK/masks.json"
+    "$PYTHON" -m cclslr masks "$WORK/jpeg" --device "$DEVICE" || return
+    "$PYTHON" -m cclslr bench masks --preset "$FLOW" --device "$DEVICE" --out "$WORK/masks.json"
 }
 short_run() {
     "$PYTHON" -m cclslr.train "${SHAPE[@]}" "$(data jpeg)" views.mask_alpha=0.2 run.dir="$WORK/run" run.max_steps="$1" \
@@ -121,7 +121,7 @@ step train_video_libav 50 train --json "$WORK/train_video_libav.json" \
     data.decode=libav data.device="$PLACE" "$(data "$VIDEO")"
 step train_video_nvdec 50 train --json "$WORK/train_video_nvdec.json" \
     data.decode=dali data.device="$PLACE" "$(data "$VIDEO")"
-section loaders 60 "$PYTHON" tools/bench_loader.py "$WORK/jpeg" "${SHAPE[@]:2}" --loaders cclslr \
+section loaders 60 "$PYTHON" -m cclslr bench loader "$WORK/jpeg" "${SHAPE[@]:2}" --loaders cclslr \
     --clips "$CLIPS" --json "$WORK/loaders.json"
 step memory_jpeg 30 memory jpeg data.device="$PLACE" --json "$WORK/memory_jpeg.json"
 step memory_video 40 memory "$VIDEO" data.device="$PLACE" --json "$WORK/memory_video.json"
@@ -129,7 +129,7 @@ step tricks 80 train "${SHORT[@]}" "data.shards=[]" --json "$WORK/tricks.json" -
     channels_last,fused_momentum_update,fused_optimizer,shared_similarity,mixed_precision,cudnn_benchmark
 step masks 40 masks
 step short_run 40 short_run "$STEPS"
-section plan 20 "$PYTHON" tools/plan_run.py --table --train "$WORK/train_jpeg_gpu.json" --json "$WORK/plan.json"
+section plan 20 "$PYTHON" -m cclslr plan --table --train "$WORK/train_jpeg_gpu.json" --json "$WORK/plan.json"
 step ranks 60 train "${SHORT[@]}" "$(data jpeg)" --json "$WORK/ranks.json" --ranks "$RANKS"
 step sweep 120 train "${SHORT[@]}" --json "$WORK/sweep.json" --sweep "data.shards=[$WORK/jpeg,$WORK/$VIDEO]"
 for trick in compile cuda_graphs; do

@@ -1,39 +1,6 @@
-"""Write a packed data set as one FFCV file, for data.backend=ffcv."""
+"""`cclslr beton`, from a checkout."""
 
-from __future__ import annotations
-
-import argparse
-
-from cclslr.console import console, run_tool
-from cclslr.data.beton import write_beton
-
-EXAMPLES = """\
-examples:
-  make_beton.py shards/wlasl300                     writes shards/wlasl300/dataset.beton
-  make_beton.py shards/wlasl300 --workers 8
-  torchrun -m cclslr.train data.shards=[shards/wlasl300] data.backend=ffcv
-
-The file holds JPEG frames, whatever the codec of the shards: five times the bytes of H.264. It pays where all of it
-fits into memory and there are cores to spare for decoding. The index and labels stay those of the shards, which must
-remain where they are; write the file again after packing again.
-"""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("shards", metavar="DIR", help="folder of the packed data set")
-    parser.add_argument(
-        "--quality", type=int, default=None, metavar="Q", help="of JPEG, where the shards hold video (default 85)"
-    )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    args = parser.parse_args()
-
-    path = write_beton(args.shards, args.quality, args.workers)
-    console.print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
-    return 0
-
+from cclslr.__main__ import run
 
 if __name__ == "__main__":
-    run_tool(main)
+    run("beton")

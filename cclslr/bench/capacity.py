@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cclslr.errors import UserError
+
 PAGE_CACHE_SHARE = 0.8  # of a node's memory that the page cache can have
 BACKWARD_SHARE = 0.45  # of a step's arithmetic: 266 of 585 GFLOP a clip (CCL-SLR §7); gradients travel meanwhile
 
@@ -103,11 +105,11 @@ def forecast(work: Work, hardware: Hardware, corpus: Corpus) -> Forecast:
     """Combine the stages.
 
     Raises:
-        ValueError: GPUs that do not fill whole nodes.
+        UserError: GPUs that do not fill whole nodes.
     """
     gpus, nodes = hardware.gpus, hardware.nodes
     if gpus > hardware.gpus_per_node and gpus % hardware.gpus_per_node:
-        raise ValueError(f"{gpus} GPUs do not fill nodes of {hardware.gpus_per_node}")
+        raise UserError(f"{gpus} GPUs do not fill nodes of {hardware.gpus_per_node}")
     local_gpus = min(gpus, hardware.gpus_per_node)
     cores = hardware.cores * local_gpus / hardware.gpus_per_node  # a fair share of a node that is not filled
     step, communication = _step(work, hardware)

@@ -14,6 +14,7 @@ from cclslr.config import PretrainConfig
 from cclslr.data.batch import ViewParams
 from cclslr.data.plan import Plan, Slots
 from cclslr.data.views import draw_views
+from cclslr.errors import UserError
 from cclslr.shards.format import IndexRow
 from cclslr.shards.reader import ShardSet
 
@@ -55,7 +56,7 @@ class Job:
     def images(self, data: bytes) -> list[bytes]:
         """The wanted frames of a clip of JPEG frames, encoded."""
         if self.codec != "jpeg":
-            raise ValueError(f"reads JPEG frames, not {self.codec}")
+            raise UserError(f"reads JPEG frames, not {self.codec}")
         return [data[slice(*self.row.frame_offsets[number : number + 2])] for number in self.wanted]
 
 

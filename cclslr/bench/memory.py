@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cclslr.errors import UserError
+
 _FEWEST = 20  # samples
 _WALK = np.concatenate([[0.0], np.logspace(-4, 0, 33)])  # share of the random walk in the variance of a difference
 SURE = 3.0  # standard errors
@@ -68,10 +70,10 @@ def growth(steps: Sequence[float], memory: Sequence[float]) -> Growth:
     sqrt(n) standard errors from nothing.
 
     Raises:
-        ValueError: fewer than 20 samples.
+        UserError: fewer than 20 samples.
     """
     if len(steps) < _FEWEST:
-        raise ValueError(f"{len(steps)} samples are too few for a slope; take at least {_FEWEST}")
+        raise UserError(f"{len(steps)} samples are too few for a slope; take at least {_FEWEST}")
     differences_N = np.diff(np.asarray(memory, float))
     num = len(differences_N)
     # White noise of one sample is in two differences, with opposite signs; its covariance has the same eigenvectors

@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from cclslr.errors import UserError
+
 _SAMPLE_SECONDS = 0.1  # between two looks at the memory
 
 
@@ -137,14 +139,14 @@ def drop_from_cache(path: Path) -> None:
     """Drop a file's pages from the page cache, so that the next read of it comes from the disk.
 
     Raises:
-        ValueError: the file system keeps them.
+        UserError: the file system keeps them.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fdatasync(descriptor)  # pages that are not on the disk yet cannot go
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         if _is_cached(descriptor):
-            raise ValueError(f"{path}: its file system keeps it in memory; a cold cache cannot be measured there")
+            raise UserError(f"{path}: its file system keeps it in memory; a cold cache cannot be measured there")
     finally:
         os.close(descriptor)
 

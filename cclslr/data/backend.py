@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.batch import ViewParams
+from cclslr.errors import UserError
 from cclslr.training.distributed import Ranks
 
 
@@ -28,7 +29,7 @@ class EncodedClip:
     masks_THW: np.ndarray | None  # uint8 {0, 1}, (T, 64, 64) over the whole frame; only read where a view is masked
 
 
-class BadVideo(ValueError):
+class BadVideo(UserError):
     """Clips of a submitted batch that cannot be decoded: reason by position in the batch."""
 
     def __init__(self, reasons: dict[int, str]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from cclslr.errors import UserError
 from cclslr.shards import video
 from cclslr.shards.format import BadClip, IndexRow
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, decode_pose
@@ -35,7 +36,7 @@ def _require_ffcv() -> None:
     try:
         import ffcv  # noqa: F401
     except ImportError as error:
-        raise ValueError("FFCV is not installed: run tools/setup_ffcv.sh, or set data.backend=numba") from error
+        raise UserError("FFCV is not installed: run tools/setup_ffcv.sh, or set data.backend=numba") from error
 
 
 class _Samples:
@@ -84,7 +85,7 @@ def write_beton(folder: str | Path, quality: int | None = None, workers: int = 1
         workers: processes.
 
     Raises:
-        ValueError: FFCV is not installed; damaged clips.
+        UserError: FFCV is not installed; damaged clips.
     """
     _require_ffcv()
     from ffcv.fields import BytesField, IntField
@@ -107,7 +108,7 @@ def write_beton(folder: str | Path, quality: int | None = None, workers: int = 1
         damaged = np.flatnonzero(Reader(str(aside)).metadata[_CRC] == _DAMAGED)
         if len(damaged):
             keys = ", ".join(shards.rows[i].key for i in damaged[:5])
-            raise ValueError(f"{folder}: {len(damaged)} clips do not decode ({keys}, …): run tools/check_shards.py")
+            raise UserError(f"{folder}: {len(damaged)} clips do not decode ({keys}, …): run cclslr check")
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -120,7 +121,7 @@ class BetonSet(ShardSet):
     """A `ShardSet` whose clips come from the .beton beside each index; everything else is the `ShardSet`'s.
 
     Raises:
-        ValueError: FFCV is not installed; there is no .beton, or it lacks clips.
+        UserError: FFCV is not installed; there is no .beton, or it lacks clips.
     """
 
     def __init__(self, shards: ShardSet) -> None:
@@ -138,7 +139,7 @@ class BetonSet(ShardSet):
             path = self.path(int(clip_ids[0]))
             folder = path.parent
             if not path.is_file():
-                raise ValueError(f"{path} is not there: run tools/make_beton.py {folder}")
+                raise UserError(f"{path} is not there: run cclslr beton {folder}")
             reader = Reader(str(path))
             manager = OSCacheManager(reader)
             context = manager.schedule_epoch(None)
@@ -149,9 +150,7 @@ class BetonSet(ShardSet):
             try:
                 self._samples[clip_ids] = [position[shards.rows[i].key] for i in clip_ids]
             except KeyError as error:
-                raise ValueError(
-                    f"{path} lacks clip {error.args[0]}: run tools/make_beton.py {folder} again"
-                ) from error
+                raise UserError(f"{path} lacks clip {error.args[0]}: run cclslr beton {folder} again") from error
 
     def _bytes(self, number: int, sample: int, column: str) -> np.ndarray:
         """One field of a sample of data set `number`: uint8, where the file is mapped."""

@@ -29,6 +29,7 @@ from cclslr.data.plan import BatchPlan, Slots
 from cclslr.data.pose import pose_views
 from cclslr.data.quarantine import Quarantine
 from cclslr.data.views import draw_views, eval_views
+from cclslr.errors import UserError
 from cclslr.shards.format import BadClip
 from cclslr.shards.reader import ClipData, ShardSet
 from cclslr.training.distributed import Ranks
@@ -72,7 +73,7 @@ class Loader:
         quarantine: the bad clips.
 
     Raises:
-        ValueError: a modality that the shards lack; shards of several codecs.
+        UserError: a modality that the shards lack; shards of several codecs.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Loader:
 
         Raises:
             StopIteration: an evaluation is complete.
-            ValueError: too many bad clips; and whatever else went wrong in a thread.
+            UserError: too many bad clips; and whatever else went wrong in a thread.
         """
         asked = time.perf_counter()
         job = self._ready.get()
@@ -210,7 +211,7 @@ class Loader:
                 return None
             lot = int(hash_words(self.seed, Purpose.SUBSTITUTE, epoch, key, attempt))
             clip_id = int(self.plan.clip_ids[lot % len(self.plan.clip_ids)])
-        raise ValueError(f"no good clip found in {_MAX_ATTEMPTS} attempts; check the shards with tools/check_shards.py")
+        raise UserError(f"no good clip found in {_MAX_ATTEMPTS} attempts; check the shards with cclslr check")
 
     # Conducting
 
@@ -325,10 +326,10 @@ class Loader:
 def _codec(shards: ShardSet) -> str:
     if not all(row.width for row in shards.rows):
         key = next(row.key for row in shards.rows if not row.width)
-        raise ValueError(f"clip {key} and perhaps others are poses alone; set model.modalities=[pose]")
+        raise UserError(f"clip {key} and perhaps others are poses alone; set model.modalities=[pose]")
     codecs = {str(info["codec"]) for info in shards.infos}
     if len(codecs) != 1:
-        raise ValueError(f"the shards mix codecs ({', '.join(sorted(codecs))}); pack them with the same --codec")
+        raise UserError(f"the shards mix codecs ({', '.join(sorted(codecs))}); pack them with the same --codec")
     return codecs.pop()
 
 

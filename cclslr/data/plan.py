@@ -13,6 +13,7 @@ import numpy as np
 
 from cclslr.config import DataConfig
 from cclslr.data.draw import Purpose, hash_words
+from cclslr.errors import UserError
 from cclslr.shards.reader import ShardSet
 
 _REPEAT = 1 << 40  # beyond any row number
@@ -59,10 +60,10 @@ def select_clips(
     Smaller selections of the same seed are subsets of larger ones. Clips without a label (-1) belong to no class.
 
     Raises:
-        ValueError: the share is not in (0, 1], or nothing is left.
+        UserError: the share is not in (0, 1], or nothing is left.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"data.share is {share}; it must lie in (0, 1]")
+        raise UserError(f"data.share is {share}; it must lie in (0, 1]")
     clip_ids = np.arange(len(labels_N), dtype=np.int64)
     if share < 1:
         order = np.argsort(hash_words(seed, Purpose.SHARE, clip_ids), kind="stable")
@@ -75,7 +76,7 @@ def select_clips(
         rank_in_class = np.arange(len(order)) - np.searchsorted(ordered, ordered)
         clip_ids = np.sort(clip_ids[order[rank_in_class < labels_per_class]])
     if not len(clip_ids):
-        raise ValueError(
+        raise UserError(
             f"no clip of {len(labels_N)} is left with data.share={share}, data.labels_per_class={labels_per_class}"
         )
     return clip_ids
@@ -85,11 +86,11 @@ def split_weights(num_clips: Sequence[int], weights: Sequence[float]) -> np.ndar
     """Clips of each data set in an epoch as long as all of them together, in proportion to `weights`, int64.
 
     Raises:
-        ValueError: a weight is missing, negative, or all are zero.
+        UserError: a weight is missing, negative, or all are zero.
     """
     share = np.asarray(weights, dtype=np.float64)
     if len(share) != len(num_clips) or (share < 0).any() or not share.sum() > 0:
-        raise ValueError(f"data.weights is {list(weights)}; give each of {len(num_clips)} data sets one >= 0")
+        raise UserError(f"data.weights is {list(weights)}; give each of {len(num_clips)} data sets one >= 0")
     exact = share / share.sum() * sum(num_clips)
     counts = np.floor(exact).astype(np.int64)
     largest = np.argsort(counts - exact, kind="stable")[: sum(num_clips) - int(counts.sum())]
@@ -122,7 +123,7 @@ class Plan:
             weights: sampling weight of each data set; None: every clip once an epoch.
 
         Raises:
-            ValueError: fewer clips than one batch, or weights that fit no data sets.
+            UserError: fewer clips than one batch, or weights that fit no data sets.
         """
         self.clip_ids = np.arange(clip_ids, dtype=np.int64) if isinstance(clip_ids, int) else np.asarray(clip_ids)
         self.batch_size = batch
@@ -136,10 +137,10 @@ class Plan:
             ]
             self.counts = split_weights([len(member) for member in self.members], weights)
             if any(count and not len(member) for count, member in zip(self.counts, self.members, strict=True)):
-                raise ValueError("a data set with a weight above 0 has no clips left")
+                raise UserError("a data set with a weight above 0 has no clips left")
         self.batches_per_epoch = len(self.clip_ids) // batch
         if not self.batches_per_epoch:
-            raise ValueError(f"{len(self.clip_ids)} clips fill no batch of {batch}; lower optim.batch")
+            raise UserError(f"{len(self.clip_ids)} clips fill no batch of {batch}; lower optim.batch")
         self._epoch: tuple[int, Slots] | None = None
 
     @classmethod
@@ -187,7 +188,7 @@ class Plan:
     def slots(self, epoch: int, step: int) -> Slots:
         """Global batch `step` of `epoch`."""
         if not 0 <= step < self.batches_per_epoch:
-            raise ValueError(f"step {step} is not among the {self.batches_per_epoch} of an epoch")
+            raise UserError(f"step {step} is not among the {self.batches_per_epoch} of an epoch")
         return self.epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def batch(self, epoch: int, step: int) -> np.ndarray:
@@ -202,7 +203,7 @@ class Plan:
         """The contiguous part of global batch `step` that belongs to `rank`.
 
         Raises:
-            ValueError: the global batch does not divide by the number of ranks.
+            UserError: the global batch does not divide by the number of ranks.
         """
         return rank_slice(self.slots(epoch, step), rank, world)
 
@@ -214,7 +215,7 @@ class Plan:
 def rank_slice(batch: Slots, rank: int, world: int) -> Slots:
     """The `rank`-th of `world` equal, contiguous parts of a global batch."""
     if len(batch) % world:
-        raise ValueError(f"optim.batch={len(batch)} does not divide by {world} ranks")
+        raise UserError(f"optim.batch={len(batch)} does not divide by {world} ranks")
     size = len(batch) // world
     return batch[rank * size : (rank + 1) * size]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from cclslr.console import console
+from cclslr.errors import UserError
 
 _GRACE = 100  # clips; a share of fewer says nothing
 
@@ -33,17 +34,17 @@ class Quarantine:
         """Quarantine a clip; the first time, say so.
 
         Raises:
-            ValueError: too large a share of the clips read so far is bad; names them.
+            UserError: too large a share of the clips read so far is bad; names them.
         """
         with self._lock:
             if clip_id in self.reasons:
                 return
             self.num_read += 1
             self.reasons[clip_id] = reason
-            console.print(f"[yellow]quarantined[/] clip {clip_id}: {reason}")
+            console.print(f"quarantined clip {clip_id}: {reason}", style="yellow")
             if self.count > self.max_share * max(self.num_read, _GRACE):
                 named = "\n  ".join(list(self.reasons.values())[:10])
-                raise ValueError(
+                raise UserError(
                     f"{self.count} of {self.num_read} clips read are bad, more than data.max_bad_share allows"
-                    f" ({self.max_share}); look at them with tools/check_shards.py and pack them again:\n  {named}"
+                    f" ({self.max_share}); look at them with cclslr check and pack them again:\n  {named}"
                 )

@@ -23,6 +23,7 @@ from cclslr.data.batch import ViewParams
 from cclslr.data.dali_graphs import clip_graph, clip_inputs, frame_graph, frame_inputs
 from cclslr.data.jpeg import bad_frame
 from cclslr.data.libav import decode_frames
+from cclslr.errors import UserError
 from cclslr.shards.format import BadClip
 
 
@@ -63,7 +64,7 @@ class DaliBackend:
         depth: batches in flight at most.
 
     Raises:
-        ValueError: DALI has no decoder of this codec for the CPU.
+        UserError: DALI has no decoder of this codec for the CPU.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class DaliBackend:
         if decode == "auto":
             decode = "libav" if device == "cpu" and codec in ("h264", "hevc") else "dali"
         if decode == "dali" and device == "cpu" and codec in ("h264", "hevc"):
-            raise ValueError(f"DALI decodes {codec} on a GPU only; set data.decode=libav or data.device=gpu")
+            raise UserError(f"DALI decodes {codec} on a GPU only; set data.decode=libav or data.device=gpu")
         self._reads_jpeg = decode == "dali" and codec == "jpeg"
         self._by_clip = decode == "dali" and codec != "jpeg"
         self._views = views

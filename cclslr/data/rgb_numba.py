@@ -20,6 +20,7 @@ from cclslr.data import yuv
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.planes import decode_planes
+from cclslr.errors import UserError
 from cclslr.shards.format import BadClip
 
 _NO_MASKS = np.empty((0, 0, 0), np.uint8)
@@ -46,14 +47,14 @@ class NumbaBackend:
         pinned: put batches into page-locked memory, for a GPU.
 
     Raises:
-        ValueError: `size` is no multiple of 4.
+        UserError: `size` is no multiple of 4.
     """
 
     def __init__(
         self, size: int, frames: int, clips: int, views: int = 2, threads: int = 2, pinned: bool = False
     ) -> None:
         if size % 4:
-            raise ValueError(f"views.size is {size}; data.backend=numba needs a multiple of 4")
+            raise UserError(f"views.size is {size}; data.backend=numba needs a multiple of 4")
         self._size = size
         shape = (views, clips, frames, size, size, 3)
         self._buffers = Buffers(lambda: torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).numpy())

@@ -2,7 +2,7 @@
 
 An importer is a module `cclslr/datasets/<name>.py` with
 
-    NAME: str                                                the sub-command of tools/make_shards.py
+    NAME: str                                                the sub-command of cclslr pack
     HELP: str                                                one line
     def add_arguments(parser: argparse.ArgumentParser) -> None
     def load(args: argparse.Namespace) -> Import             reads lists and folders, decodes nothing
@@ -34,7 +34,7 @@ class ImportReport:
     rejected: list[str] = field(default_factory=list)  # lines that cannot be used, each with the reason
 
     def to_json(self) -> dict[str, Any]:
-        """The report as `make_shards.py --report` writes it: counts, conventions and notes."""
+        """The report as `cclslr pack --report` writes it: counts, conventions and notes."""
         return {
             "rows": self.rows,
             "splits": {split: self.splits.get(split, 0) for split in ("train", "val", "test")},

@@ -9,6 +9,7 @@ from pathlib import Path
 from cclslr.datasets.base import Import, VideoFile
 from cclslr.datasets.folder import add_split_arguments, split_of
 from cclslr.datasets.lists import Ledger, clean_key, read_lines
+from cclslr.errors import UserError
 from cclslr.shards.format import SPLITS, ManifestRow
 
 NAME = "csv"
@@ -21,7 +22,7 @@ COLUMNS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `make_shards.py csv`."""
+    """The options of `cclslr pack csv`."""
     parser.add_argument(
         "source",
         metavar="FILE",
@@ -35,19 +36,19 @@ def load(args: argparse.Namespace) -> Import:
     """Read the table; every row becomes a clip, a missing file, a duplicate or a rejection.
 
     Raises:
-        ValueError: no such file, or a header that is none of this table.
+        UserError: no such file, or a header that is none of this table.
     """
     path = Path(args.source)
     try:
         table = list(csv.reader(read_lines(path), strict=True))
     except csv.Error as error:
-        raise ValueError(f"{path}: no CSV ({error})") from error
+        raise UserError(f"{path}: no CSV ({error})") from error
     if not table:
-        raise ValueError(f"{path} is empty")
+        raise UserError(f"{path} is empty")
     header = [name.strip().lower() for name in table[0]]
     unknown = [name for name in header if name not in COLUMNS]
     if unknown or len(set(header)) != len(header) or not {"video", "pose"} & set(header):
-        raise ValueError(f"{path}: the header is {header}; known columns are {', '.join(COLUMNS)}, each once")
+        raise UserError(f"{path}: the header is {header}; known columns are {', '.join(COLUMNS)}, each once")
     ledger = Ledger()
     rows = [dict(zip(header, (cell.strip() for cell in cells))) for cells in table[1:]]
     words = {row.get("label", "") for row in rows} - {""}
@@ -56,7 +57,7 @@ def load(args: argparse.Namespace) -> Import:
         glosses = {int(row["label"]): row["gloss"] for row in reversed(rows) if row.get("label") and row.get("gloss")}
         count = max(map(int, words), default=-1) + 1
         if count > 2 * len(words) + 1000:
-            raise ValueError(f"{path}: {len(words)} labels reach up to {count - 1}; number them from 0 without gaps")
+            raise UserError(f"{path}: {len(words)} labels reach up to {count - 1}; number them from 0 without gaps")
         classes = [glosses.get(label, str(label)) for label in range(count)]
     else:
         classes = sorted(words)
@@ -92,12 +93,12 @@ def _clip(
 ) -> ManifestRow:  # fmt: skip
     video, pose = row.get("video"), row.get("pose")
     if not video and not pose:
-        raise ValueError("neither video nor pose")
+        raise UserError("neither video nor pose")
     if "\0" in f"{video}{pose}":
-        raise ValueError("a path holds a zero byte")
+        raise UserError("a path holds a zero byte")
     frames, seconds = _span(row, "frame", int), _span(row, "seconds", float)
     if frames and seconds:
-        raise ValueError("a span in frames and one in seconds; give one")
+        raise UserError("a span in frames and one in seconds; give one")
     span = frames or seconds
     key = row.get("key") or clean_key(
         str(Path(video or pose or "").with_suffix("")) + (f"_{span[0]}_{span[1]}" if span else "")
@@ -108,7 +109,7 @@ def _clip(
     label = None if word is None else labels[word]
     split = row.get("split") or split_of(key, args)
     if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     fps = _number(row, "fps", float)
     source = VideoFile(
         (video and str(folder / video)) or None,
@@ -127,9 +128,9 @@ def _number(row: dict[str, str], name: str, kind: type[int] | type[float]) -> fl
     try:
         value = kind(text)
     except ValueError:
-        raise ValueError(f"{name} is {text!r}, not a number") from None
+        raise UserError(f"{name} is {text!r}, not a number") from None
     if not 0 <= value < 1e9:
-        raise ValueError(f"{name} is {text}, out of range")
+        raise UserError(f"{name} is {text}, out of range")
     return value
 
 
@@ -138,5 +139,5 @@ def _span(row: dict[str, str], unit: str, kind: type[int] | type[float]) -> tupl
     if start is None and end is None:
         return None
     if end is not None and end <= (start or 0):
-        raise ValueError(f"the span {start} to {end} is empty")
+        raise UserError(f"the span {start} to {end} is empty")
     return (start or 0, end)

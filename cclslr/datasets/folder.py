@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cclslr.datasets.base import Import, VideoFile
 from cclslr.datasets.lists import POSE_SUFFIXES, VIDEO_SUFFIXES, Files, Ledger, clean_key
+from cclslr.errors import UserError
 from cclslr.shards.format import SPLITS, ManifestRow
 
 NAME = "folder"
@@ -21,7 +22,7 @@ HELP = "videos with keypoint files of the same name beside them; the subfolder i
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `make_shards.py folder`."""
+    """The options of `cclslr pack folder`."""
     parser.add_argument("source", metavar="DIR", help="DIR/<label>/<name>.mp4, or DIR/{train,val,test}/<label>/...")
     add_split_arguments(parser)
     parser.add_argument("--fps", type=float, default=25.0, help="of clips that have keypoints alone (default 25)")
@@ -38,10 +39,10 @@ def split_of(key: str, args: argparse.Namespace) -> str:
     """The split of a clip that is not told one: a pure function of its key.
 
     Raises:
-        ValueError: shares that are none.
+        UserError: shares that are none.
     """
     if args.val_share < 0 or args.test_share < 0 or args.val_share + args.test_share >= 1:
-        raise ValueError("--val-share and --test-share must not be negative, and leave clips to train on")
+        raise UserError("--val-share and --test-share must not be negative, and leave clips to train on")
     place = int.from_bytes(hashlib.sha256(b"split " + key.encode()).digest()[:8]) / 2**64
     if place < args.test_share:
         return "test"
@@ -52,14 +53,14 @@ def load(args: argparse.Namespace) -> Import:
     """Walk the folder.
 
     Raises:
-        ValueError: no such folder, or nothing in it.
+        UserError: no such folder, or nothing in it.
     """
     root = Path(args.source)
     # Each suffix alone: of two files that differ in it only, the walk would show one.
     videos = [p for s in VIDEO_SUFFIXES for p in Files.walk(root, (s,)).by_path.items()]
     poses = {name: path for s in reversed(POSE_SUFFIXES) for name, path in Files.walk(root, (s,)).by_path.items()}
     if not videos and not poses:
-        raise ValueError(f"{root} holds no video and no keypoint file ({' '.join(VIDEO_SUFFIXES + POSE_SUFFIXES)})")
+        raise UserError(f"{root} holds no video and no keypoint file ({' '.join(VIDEO_SUFFIXES + POSE_SUFFIXES)})")
     ledger = Ledger()
     seen = {name for name, _ in videos}
     clips: list[tuple[str, Path | None]] = [*sorted(videos), *((name, None) for name in sorted(poses.keys() - seen))]

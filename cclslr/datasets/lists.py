@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from cclslr.datasets.base import Import, ImportReport
+from cclslr.errors import UserError
 from cclslr.shards.format import SPLITS, ClipSource, ManifestRow
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".swf")
@@ -47,14 +48,14 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, without those that are empty.
 
     Raises:
-        ValueError: another encoding, or no file; the message names it.
+        UserError: another encoding, or no file; the message names it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -70,10 +71,10 @@ class Files:
 
     @classmethod
     def walk(cls, folder: str | Path, suffixes: tuple[str, ...]) -> Files:
-        """Index `folder`; a folder that is not there is a `ValueError`."""
+        """Index `folder`; a folder that is not there is a `UserError`."""
         folder = Path(folder)
         if not folder.is_dir():
-            raise ValueError(f"{folder} is not a folder; give the one that holds the files")
+            raise UserError(f"{folder} is not a folder; give the one that holds the files")
         files = cls(folder, suffixes)
         found: list[Path] = []
         for parent, folders, names in os.walk(folder, followlinks=True):

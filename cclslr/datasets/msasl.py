@@ -25,6 +25,7 @@ from cclslr.datasets.lists import (
     map_threads,
     probe_video,
 )
+from cclslr.errors import UserError
 from cclslr.files import read_json
 from cclslr.shards.format import SPLITS
 
@@ -43,7 +44,7 @@ SLACK = 0.5  # seconds that a container's own length and a list's end may differ
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `make_shards.py msasl`."""
+    """The options of `cclslr pack msasl`."""
     parser.add_argument(
         "--annotations",
         required=True,
@@ -86,11 +87,11 @@ def load(args: argparse.Namespace) -> Import:
     """Read the three lists, look for the files, decide whether they are cut already.
 
     Raises:
-        ValueError: a list that is no list of MS-ASL, a folder that is not there, a template with an unknown field.
+        UserError: a list that is no list of MS-ASL, a folder that is not there, a template with an unknown field.
     """
     folder = Path(args.annotations)
     if args.videos is None and args.poses is None:
-        raise ValueError("give --videos, --poses or both: a list alone makes no clips")
+        raise UserError("give --videos, --poses or both: a list alone makes no clips")
     ledger = Ledger()
     classes = _classes(folder, args.subset)
     entries, total = [], 0
@@ -103,7 +104,7 @@ def load(args: argparse.Namespace) -> Import:
         entries += listed
         total += rows
     if total == 0:
-        raise ValueError(f"{folder}: no clip of MSASL{args.subset} in MSASL_{{train,val,test}}.json")
+        raise UserError(f"{folder}: no clip of MSASL{args.subset} in MSASL_{{train,val,test}}.json")
     ledger.compare(PUBLISHED[args.subset], f"MSASL{args.subset}")
     ledger.conventions["signers"] = "signer_id (222 people, none in two splits); the field signer is -1 where unknown"
 
@@ -140,7 +141,7 @@ def _classes(folder: Path, subset: int) -> list[str]:
         return [f"class {label}" for label in range(subset)]
     classes = read_json(path)
     if not isinstance(classes, list) or len(classes) < subset or not all(isinstance(word, str) for word in classes):
-        raise ValueError(f"{path}: not a list of at least {subset} words")
+        raise UserError(f"{path}: not a list of at least {subset} words")
     return classes[:subset]
 
 
@@ -148,7 +149,7 @@ def _read_list(path: Path, split: str, ledger: Ledger, subset: int) -> tuple[lis
     """Entries below `subset` and the number of rows that have to be booked."""
     document = read_json(path)
     if not isinstance(document, list):
-        raise ValueError(f"{path}: not a list of clips")
+        raise UserError(f"{path}: not a list of clips")
     ambiguous = _shared_seconds(document)
     entries, total = [], 0
     for index, row in enumerate(document):
@@ -237,7 +238,7 @@ def _choose_names(names: str | None, entries: list[_Entry], videos: Files, ledge
             for entry in entries[:1]:
                 _format(names, entry)
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"--names {names!r}: {error}; known fields: id, split, index, label, text") from error
+            raise UserError(f"--names {names!r}: {error}; known fields: id, split, index, label, text") from error
         ledger.conventions["names"] = names
         return names
     hits = {template: sum(videos.find(_format(template, entry)) is not None for entry in entries) for template in NAMES}

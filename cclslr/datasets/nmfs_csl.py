@@ -19,6 +19,7 @@ from PIL import Image
 
 from cclslr.datasets.base import Import
 from cclslr.datasets.lists import Ledger, PoseFiles, clean_key, map_threads, read_lines, sample
+from cclslr.errors import UserError
 from cclslr.shards.format import BadClip, RawClip
 
 NAME = "nmfs_csl"
@@ -30,7 +31,7 @@ _LISTS = {"train": ("uni_trainlist01.csv", "trainlist01.txt"), "test": ("uni_tes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `make_shards.py nmfs_csl`."""
+    """The options of `cclslr pack nmfs_csl`."""
     parser.add_argument(
         "--annotations",
         required=True,
@@ -113,11 +114,11 @@ def load(args: argparse.Namespace) -> Import:
     """Read the lists, find the folders, find out what labels count from.
 
     Raises:
-        ValueError: no list, a folder that is not there, labels that are not those of 1,067 classes.
+        UserError: no list, a folder that is not there, labels that are not those of 1,067 classes.
     """
     videos = Path(args.videos)
     if not videos.is_dir():
-        raise ValueError(f"{videos} is not a folder; --videos takes jpg_video")
+        raise UserError(f"{videos} is not a folder; --videos takes jpg_video")
     ledger = Ledger()
     lines, total = _read_lists(Path(args.annotations), ledger)
     offset = _label_base(lines, ledger, Path(args.annotations))
@@ -172,7 +173,7 @@ def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
             else:
                 lines.append(line)
     if not chosen:
-        raise ValueError(f"{folder}: neither {{train,test}}list01.txt nor uni_{{train,test}}list01.csv is in it")
+        raise UserError(f"{folder}: neither {{train,test}}list01.txt nor uni_{{train,test}}list01.csv is in it")
     ledger.conventions["lists"] = ", ".join(chosen)
     return lines, total
 
@@ -225,7 +226,7 @@ def _label_base(lines: list[_Line], ledger: Ledger, folder: Path) -> _Base:
     if labels and (min(labels) < label_base or max(labels) >= CLASSES + label_base):
         outside = sum(not label_base <= label < CLASSES + label_base for label in labels)
         if outside > 0.5 * len(labels):
-            raise ValueError(f"{folder}: labels from {min(labels)} to {max(labels)}, expected 0 to {CLASSES - 1}")
+            raise UserError(f"{folder}: labels from {min(labels)} to {max(labels)}, expected 0 to {CLASSES - 1}")
         ledger.notes.append(f"{outside} labels lie outside 0 to {CLASSES - 1} and are rejected")
     if labels:
         ledger.conventions["labels"] = f"counted from {label_base}"
@@ -239,7 +240,7 @@ def _label_base(lines: list[_Line], ledger: Ledger, folder: Path) -> _Base:
     if steps:
         folder_base, count = steps.most_common(1)[0]
         if count < 0.99 * sum(steps.values()):
-            raise ValueError(
+            raise UserError(
                 f"{folder}: the test list has no labels, and folders don't give them: in the training list folder and "
                 f"label agree in {count} of {sum(steps.values())} rows only. Use uni_testlist01.csv"
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cclslr.datasets.base import Import, VideoFile
 from cclslr.datasets.lists import VIDEO_SUFFIXES, Files, Ledger, PoseFiles, read_lines
+from cclslr.errors import UserError
 
 NAME = "slr500"
 HELP = "SLR500 from its P<signer>_<group>_<index>_<repetition> files, with split lists or by signer"
@@ -34,7 +35,7 @@ _NAME = re.compile(r"P(\d{1,3})_(\d{1,3})_(\d{1,3})_(\d{1,3})(?:[._]*color)?(?:\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `make_shards.py slr500`."""
+    """The options of `cclslr pack slr500`."""
     parser.add_argument(
         "--annotations",
         metavar="DIR",
@@ -76,10 +77,10 @@ def load(args: argparse.Namespace) -> Import:
     """Read the lists, or the folder where none is given, and find out how words and signers are counted.
 
     Raises:
-        ValueError: no list in the folder, a folder that is not there, nothing that is called as SLR500's files are.
+        UserError: no list in the folder, a folder that is not there, nothing that is called as SLR500's files are.
     """
     if args.videos is None and args.poses is None:
-        raise ValueError("give --videos, --poses or both: a list alone makes no clips")
+        raise UserError("give --videos, --poses or both: a list alone makes no clips")
     ledger = Ledger()
     videos = None if args.videos is None else Files.walk(args.videos, VIDEO_SUFFIXES)
     poses = PoseFiles.walk(args.poses)
@@ -92,7 +93,7 @@ def load(args: argparse.Namespace) -> Import:
         lines, total = _read_folder(files, ledger)
         source = f"the names of the files in {files.folder}"
     if not lines:
-        raise ValueError(f"{source}: nothing is called P<signer>_<group>_<index>_<repetition>, as P01_25_19_2 is")
+        raise UserError(f"{source}: nothing is called P<signer>_<group>_<index>_<repetition>, as P01_25_19_2 is")
 
     signers = {line.name.signer for line in lines}
     train_signers = args.train_signers
@@ -162,7 +163,7 @@ def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
             else:
                 lines.append(line)
     if not lists:
-        raise ValueError(f"{folder}: neither split.train.csv nor split.test.csv is in it")
+        raise UserError(f"{folder}: neither split.train.csv nor split.test.csv is in it")
     return lines, total
 
 

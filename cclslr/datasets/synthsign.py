@@ -14,7 +14,7 @@ HELP = "SynthSign: rendered signers, made from nothing, for tests, demos and mea
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `make_shards.py synthetic`; the frames are rendered at --size."""
+    """The options of `cclslr pack synthetic`; the frames are rendered at --size."""
     default = SynthOptions()
     three = ("TRAIN", "VAL", "TEST")
     parser.add_argument("--classes", type=int, default=default.classes, help=f"default {default.classes}")
@@ -50,7 +50,7 @@ def load(args: argparse.Namespace) -> Import:
     """List the clips.
 
     Raises:
-        ValueError: options out of range.
+        UserError: options out of range.
     """
     options = SynthOptions(
         classes=args.classes,

@@ -26,6 +26,7 @@ from cclslr.datasets.lists import (
     read_lines,
     sample,
 )
+from cclslr.errors import UserError
 from cclslr.files import read_json
 from cclslr.shards.format import SPLITS
 
@@ -46,7 +47,7 @@ ONLY_NSLT = frozenset(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `make_shards.py wlasl`."""
+    """The options of `cclslr pack wlasl`."""
     parser.add_argument(
         "--annotations",
         required=True,
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="WLASL_v0.3.json, the folder that holds it, or an nslt_K.json",
     )
     parser.add_argument("--videos", metavar="DIR", help="folder of <video_id>.mp4; leave out for poses alone")
-    parser.add_argument("--poses", metavar="DIR", help="folder of <video_id>.npz, from tools/extract_poses.py")
+    parser.add_argument("--poses", metavar="DIR", help="folder of <video_id>.npz, from cclslr poses")
     parser.add_argument("--subset", type=int, choices=tuple(PUBLISHED), default=2000, help="WLASL-K: classes below K")
 
 
@@ -62,15 +63,15 @@ def load(args: argparse.Namespace) -> Import:
     """Read the list, look for the files, decide how each is to be cut.
 
     Raises:
-        ValueError: a list that is no list of WLASL, or a folder that is not there.
+        UserError: a list that is no list of WLASL, or a folder that is not there.
     """
     path = Path(args.annotations)
     if path.is_dir():
         path = path / "WLASL_v0.3.json"
     if not path.is_file():
-        raise ValueError(f"{path} is not there; --annotations takes WLASL_v0.3.json or an nslt_K.json")
+        raise UserError(f"{path} is not there; --annotations takes WLASL_v0.3.json or an nslt_K.json")
     if args.videos is None and args.poses is None:
-        raise ValueError("give --videos, --poses or both: a list alone makes no clips")
+        raise UserError("give --videos, --poses or both: a list alone makes no clips")
     document = read_json(path)
     ledger = Ledger()
     if isinstance(document, list):
@@ -78,9 +79,9 @@ def load(args: argparse.Namespace) -> Import:
     elif isinstance(document, dict):
         entries, total, classes = _read_nslt(document, ledger, args.subset, path)
     else:
-        raise ValueError(f"{path}: neither WLASL_v0.3.json (a list of glosses) nor nslt_K.json (ids to subsets)")
+        raise UserError(f"{path}: neither WLASL_v0.3.json (a list of glosses) nor nslt_K.json (ids to subsets)")
     if total == 0:
-        raise ValueError(f"{path}: no instance of WLASL{args.subset} in it")
+        raise UserError(f"{path}: no instance of WLASL{args.subset} in it")
     ledger.compare(PUBLISHED[args.subset], f"WLASL{args.subset}")
     _note_extras(ledger, path, entries)
 
@@ -214,7 +215,7 @@ def _class_list(path: Path, subset: int) -> list[str]:
         return [f"class {label}" for label in range(subset)]
     classes = [line.split("\t", 1)[-1] for line in read_lines(path)]
     if len(classes) < subset:
-        raise ValueError(f"{path}: {len(classes)} classes, WLASL{subset} has {subset}")
+        raise UserError(f"{path}: {len(classes)} classes, WLASL{subset} has {subset}")
     return classes[:subset]
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cclslr.errors import UserError
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard
 
@@ -39,21 +40,21 @@ def import_advflow(path: str | Path) -> Flow:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is no checkpoint of that layout, or of another architecture.
+        UserError: the file is no checkpoint of that layout, or of another architecture.
     """
     path = Path(path)
     old = _read(path)
     subnets, mixing = _collect(old, path)
     first_linear = next((t for key, t in old.items() if key.endswith("s1.fc1.weight")), None)
     if first_linear is None:
-        raise ValueError(f"{path}: no fully connected coupling; this is not the flow that AdvFlow uses for images")
+        raise UserError(f"{path}: no fully connected coupling; this is not the flow that AdvFlow uses for images")
     pixels = 4 * 2 * first_linear.shape[1]  # the fully connected part sees a quarter, a subnet half of that
     flow = Flow(flow_config("advflow", math.isqrt(pixels // 3)), FlowCard("advflow", training={"file": path.name}))
     new = flow.state_dict()
     couplings = _numbers(new, ".subnet1.")
     convolutions = _numbers(new, ".M")
     if len(subnets) != len(couplings) or len(mixing) != len(convolutions):
-        raise ValueError(
+        raise UserError(
             f"{path}: {len(subnets)} couplings and {len(mixing)} 1x1 convolutions; AdvFlow's flow has"
             f" {len(couplings)} and {len(convolutions)}"
         )
@@ -71,7 +72,7 @@ def import_advflow(path: str | Path) -> Flow:
     try:
         flow.load_state_dict({**translated, **permutations})
     except RuntimeError as error:
-        raise ValueError(f"{path}: not AdvFlow's architecture: {error}") from error
+        raise UserError(f"{path}: not AdvFlow's architecture: {error}") from error
     return flow.requires_grad_(False).eval()
 
 
@@ -79,9 +80,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a torch checkpoint of tensors ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: not a torch checkpoint of tensors ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("net"), dict):
-        raise ValueError(f"{path}: no 'net' in it; expected AdvFlow's {{'net': state_dict}}")
+        raise UserError(f"{path}: no 'net' in it; expected AdvFlow's {{'net': state_dict}}")
     return content["net"]
 
 
@@ -99,7 +100,7 @@ def _collect(
         elif match := _MIXING.fullmatch(key):
             mixing.setdefault(int(match[1]), {})[match[2]] = tensor
         else:
-            raise ValueError(f"{path}: unknown tensor {key!r}; this is not a checkpoint of AdvFlow's layout")
+            raise UserError(f"{path}: unknown tensor {key!r}; this is not a checkpoint of AdvFlow's layout")
     return subnets, mixing
 
 

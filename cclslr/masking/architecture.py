@@ -30,6 +30,8 @@ from FrEIA.modules import (
 )
 from torch import Tensor, nn
 
+from cclslr.errors import UserError
+
 SIZES = (32, 64, 128)
 
 
@@ -62,12 +64,12 @@ def flow_config(preset: str, size: int) -> FlowConfig:
     """The architecture of a named preset at a frame size.
 
     Raises:
-        ValueError: unknown preset or size.
+        UserError: unknown preset or size.
     """
     if preset not in _PRESETS:
-        raise ValueError(f"unknown flow preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        raise UserError(f"unknown flow preset {preset!r}; choose one of {', '.join(PRESETS)}")
     if size not in SIZES:
-        raise ValueError(f"flow size {size}; choose one of {', '.join(map(str, SIZES))}")
+        raise UserError(f"flow size {size}; choose one of {', '.join(map(str, SIZES))}")
     return FlowConfig(preset=preset, size=size, **_PRESETS[preset])
 
 

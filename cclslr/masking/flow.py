@@ -20,6 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from cclslr.errors import UserError
 from cclslr.files import atomic_write
 from cclslr.masking.architecture import FlowConfig, Subnet, build
 
@@ -34,7 +35,7 @@ class FlowCard:
 
     origin: str = "untrained"  # untrained | trained | advflow
     sha256: str = ""  # of the weights
-    training: dict[str, Any] = field(default_factory=dict)  # settings and results of tools/train_flow.py
+    training: dict[str, Any] = field(default_factory=dict)  # settings and results of cclslr flow
 
 
 class Flow(nn.Module):
@@ -130,7 +131,7 @@ def load_flow(path: str | Path, device: torch.device | str = "cpu") -> Flow:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a flow of this project, or its weights differ from their recorded hash.
+        UserError: not a flow of this project, or its weights differ from their recorded hash.
     """
     path = Path(path)
     data = path.read_bytes()
@@ -141,7 +142,7 @@ def load_flow(path: str | Path, device: torch.device | str = "cpu") -> Flow:
         flow = Flow(config, card)
         flow.load_state_dict(load_tensors(data))
     except (KeyError, TypeError, RuntimeError, json.JSONDecodeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path}: no flow of this project ({error}); make one with tools/train_flow.py") from error
+        raise UserError(f"{path}: no flow of this project ({error}); make one with cclslr flow") from error
     if weights_hash(flow) != card.sha256:
-        raise ValueError(f"{path}: the weights differ from their recorded hash; the file is damaged, copy it again")
+        raise UserError(f"{path}: the weights differ from their recorded hash; the file is damaged, copy it again")
     return flow.requires_grad_(False).eval().to(device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cclslr.console import progress_bar
+from cclslr.errors import UserError
 from cclslr.masking.mpm import resize
 from cclslr.shards import video
 from cclslr.shards.format import BadClip
@@ -33,7 +34,7 @@ def draw_frames(
         uint8 (N, 3, size, size), and how many clips could not be decoded and are left out.
 
     Raises:
-        ValueError: no clip has video that decodes.
+        UserError: no clip has video that decodes.
     """
 
     def load(clip_id: int) -> Tensor | None:
@@ -57,5 +58,5 @@ def draw_frames(
             bar.advance(shown)
     good = [frames for frames in drawn if frames is not None]
     if not good:
-        raise ValueError("no clip of these shards has video that decodes; a flow is trained on frames")
+        raise UserError("no clip of these shards has video that decodes; a flow is trained on frames")
     return torch.cat(good), len(drawn) - len(good)

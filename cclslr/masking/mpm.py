@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cclslr.errors import UserError
 from cclslr.masking.flow import Flow
 from cclslr.shards.format import MASK_SIZE
 
@@ -56,9 +57,9 @@ class MpmOptions:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"mask option {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+                raise UserError(f"mask option {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         if not self.p > 0 or (self.threshold == "quantile" and not self.p < 1):
-            raise ValueError(f"mask option p is {self.p}; it must be positive, and below 1 as a quantile")
+            raise UserError(f"mask option p is {self.p}; it must be positive, and below 1 as a quantile")
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,16 @@ def motion_mask(
     """The masks of one clip: uint8 frames (T, H, W, 3) → uint8 {0, 1} (T, 64, 64) and a report. A pure function.
 
     Raises:
-        ValueError: the method lacks its flow or its keypoints.
+        UserError: the method lacks its flow or its keypoints.
     """
     if options.method == "pose_discs":
         if keypoints_TKC is None:
-            raise ValueError("masks of method pose_discs need keypoints; pack the clips with their pose")
+            raise UserError("masks of method pose_discs need keypoints; pack the clips with their pose")
         return _finish(*_pose_discs(keypoints_TKC, frames_THWC.shape[1:3], options.radius))
     if options.method == "temporal_std":
         return _finish(*_temporal_std(resize(frames_THWC, MASK_SIZE)))
     if flow is None:
-        raise ValueError("masks of method flow need a flow; train one with tools/train_flow.py")
+        raise UserError("masks of method flow need a flow; train one with cclslr flow")
     return flow_masks([resize(frames_THWC, flow.size)], options, flow)[0]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cclslr.errors import UserError
 from cclslr.masking.mpm import CHOICES, MpmOptions
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards.reader import ShardSet
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("masks (docs/masking.md)")
     group.add_argument(
         "--flow", type=Path, default=DEFAULT_FLOW, metavar="FILE",
-        help="flow of tools/train_flow.py (default: a small one that comes with the program)",
+        help="flow of cclslr flow (default: a small one that comes with the program)",
     )  # fmt: skip
     group.add_argument(
         "--method", choices=CHOICES["method"], default=default.method,
@@ -69,13 +70,13 @@ def mask_settings(args: argparse.Namespace, device: torch.device) -> MaskSetting
 
     Raises:
         FileNotFoundError: there is no such flow.
-        ValueError: an option is out of range.
+        UserError: an option is out of range.
     """
     options = MpmOptions(args.method, args.keep, args.threshold, args.p, args.binarize, args.radius)
     if options.method != "flow":
         return MaskSettings(options)
     if not args.flow.is_file():
-        raise FileNotFoundError(f"{args.flow}: no such flow; train one with tools/train_flow.py")
+        raise FileNotFoundError(f"{args.flow}: no such flow; train one with cclslr flow")
     return MaskSettings(options, str(args.flow.resolve()), subnet_dtype(args.amp, device), str(device))
 
 
@@ -83,14 +84,14 @@ def require_masks(shards: ShardSet, alpha: float) -> None:
     """Refuse to train with masks that are not there.
 
     Raises:
-        ValueError: `alpha` > 0 and a clip has no mask; says which command makes them.
+        UserError: `alpha` > 0 and a clip has no mask; says which command makes them.
     """
     if alpha <= 0:
         return
     for clip_id, row in enumerate(shards.rows):
         if "mask.png" not in row.components:
             folder = shards.path(clip_id).parent
-            raise ValueError(
+            raise UserError(
                 f"{folder}: clip {row.key} has no mask, but views.mask_alpha is {alpha}; "
-                f"make masks with: python tools/make_masks.py {folder}, or set views.mask_alpha=0"
+                f"make masks with: cclslr masks {folder}, or set views.mask_alpha=0"
             )

@@ -74,11 +74,11 @@ def make_masks(
 
     Raises:
         FileNotFoundError: no packed data set there.
-        ValueError: it is being written by another process; a clip is damaged; no scheduler answers.
+        UserError: it is being written by another process; a clip is damaged; no scheduler answers.
     """
     folder = Path(folder).resolve()
     if not (folder / INFO_NAME).is_file():
-        raise FileNotFoundError(f"{folder} is no packed data set; pack one with tools/make_shards.py")
+        raise FileNotFoundError(f"{folder} is no packed data set; pack one with cclslr pack")
     if ranks.main:
         with only_one(folder):
             _exchange(folder)
@@ -244,9 +244,7 @@ def _read_clip(tar: Any, row: IndexRow, task: MaskTask) -> PackedClip:
         tar.seek(component.offset)
         parts[name] = tar.read(component.size)
         if zlib.crc32(parts[name]) != component.crc32:
-            raise BadClip(
-                f"{Path(task.folder) / task.old_name}: clip {row.key}: {name} is damaged; see tools/check_shards.py"
-            )
+            raise BadClip(f"{Path(task.folder) / task.old_name}: clip {row.key}: {name} is damaged; see cclslr check")
     return PackedClip(dataclasses.replace(row, shard="", components={}), parts)
 
 

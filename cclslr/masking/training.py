@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from cclslr.errors import UserError
 from cclslr.files import atomic_write
 from cclslr.masking.flow import Flow
 from cclslr.masking.mpm import to_unit
@@ -95,14 +96,14 @@ def train_flow(
     """
     local_batch = options.batch // ranks.world
     if local_batch < 1:
-        raise ValueError(f"--batch {options.batch} gives {ranks.world} ranks less than one frame each")
+        raise UserError(f"--batch {options.batch} gives {ranks.world} ranks less than one frame each")
     parameters = [p for p in flow.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=options.lr)
     begin, seconds, skipped, loss_value = 0, 0.0, 0, math.nan
     if state_path.exists():
         state = torch.load(state_path, map_location="cpu", weights_only=True)
         if state["options"] != dataclasses.asdict(options):
-            raise ValueError(f"{state_path} belongs to a run with other settings; remove it, or choose another --out")
+            raise UserError(f"{state_path} belongs to a run with other settings; remove it, or choose another --out")
         flow.load_state_dict(state["flow"])
         optimiser.load_state_dict(state["optimiser"])
         begin, seconds, skipped = state["step"], state["seconds"], state["skipped"]

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cclslr.config import ModelConfig
+from cclslr.errors import UserError
 from cclslr.models.ccl import ByModality, build_encoder
 
 
@@ -37,17 +38,17 @@ class Classifier(nn.Module):
         """Take the encoders from the `query` state of a pre-training checkpoint.
 
         Raises:
-            ValueError: the checkpoint holds another architecture, or lacks a modality.
+            UserError: the checkpoint holds another architecture, or lacks a modality.
         """
         for m, encoder in self.encoder.items():
             prefix = f"branch.{m}.encoder."
             state = {name.removeprefix(prefix): x for name, x in query.items() if name.startswith(prefix)}
             if not state:
-                raise ValueError(f"the pre-trained checkpoint has no {m} branch; set model.modalities to what it has")
+                raise UserError(f"the pre-trained checkpoint has no {m} branch; set model.modalities to what it has")
             try:
                 encoder.load_state_dict(state)
             except RuntimeError as error:
-                raise ValueError(f"the pre-trained {m} encoder does not fit the model config: {error}") from error
+                raise UserError(f"the pre-trained {m} encoder does not fit the model config: {error}") from error
 
 
 def fuse(logits: ByModality) -> ByModality:
@@ -58,7 +59,7 @@ def fuse(logits: ByModality) -> ByModality:
 def from_checkpoint(state: dict[str, Any], source: str) -> Classifier:
     """The classifier of a checkpoint written by `cclslr.finetune`, in evaluation mode."""
     if "classifier" not in state:
-        raise ValueError(
+        raise UserError(
             f"{source} is no fine-tuned checkpoint; make one with: python -m cclslr.finetune pretrained={source}"
         )
     cfg = ModelConfig(**{**state["config"]["model"], "rgb_weights": None})

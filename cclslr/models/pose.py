@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cclslr import keypoints
 from cclslr.config import ModelConfig
+from cclslr.errors import UserError
 
 STREAMS: dict[str, tuple[str, ...]] = {"manual": ("left_hand", "right_hand", "body"), "non_manual": ("face", "mouth")}
 PARTITIONS = 3
@@ -163,14 +164,14 @@ class PoseEncoder(nn.Module):
     """Poses (B, T, 75, 3) float → features (B, dim), dim = 2·gcn_width: the manual and the non-manual stream.
 
     Raises:
-        ValueError: `gcn_width` that eight or the number of heads does not divide.
+        UserError: `gcn_width` that eight or the number of heads does not divide.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, heads = config.gcn_width, config.transformer_heads
         if width % 8 or any(len(parts) * width % heads for parts in STREAMS.values()):
-            raise ValueError(
+            raise UserError(
                 f"model.gcn_width is {width}; it must be a multiple of 8, and {heads} heads "
                 f"(model.transformer_heads) must divide {2 * width} and {3 * width}"
             )

@@ -14,6 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from cclslr.errors import UserError
+
 KINETICS_MEAN = (0.4345, 0.4051, 0.3775)
 KINETICS_STD = (0.2768, 0.2713, 0.2737)
 
@@ -145,10 +147,10 @@ def build_rgb(name: str, weights: str | Path | None = None) -> R3D:
             DataParallel's `module.`; the classifier `fc` in it is ignored.
 
     Raises:
-        ValueError: unknown name; weights that do not fit, with the file and the first keys that differ.
+        UserError: unknown name; weights that do not fit, with the file and the first keys that differ.
     """
     if name not in LAYOUTS:
-        raise ValueError(f"model.rgb is {name!r}; choose one of {', '.join(LAYOUTS)}")
+        raise UserError(f"model.rgb is {name!r}; choose one of {', '.join(LAYOUTS)}")
     model = R3D(LAYOUTS[name])
     if weights is not None:
         _load(model, name, Path(weights))
@@ -159,11 +161,11 @@ def _load(model: R3D, name: str, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from error
     if isinstance(state, dict):
         state = state.get("state_dict", state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: expected a state dict, bare or under the key 'state_dict'")
+        raise UserError(f"{path}: expected a state dict, bare or under the key 'state_dict'")
     state = {key.removeprefix("module."): cast(Tensor, value) for key, value in state.items()}
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     wanted = model.state_dict()
@@ -176,5 +178,5 @@ def _load(model: R3D, name: str, path: Path) -> None:
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{path}: these weights do not fit model.rgb={name}: {'; '.join(problems[:3])}{more}")
+        raise UserError(f"{path}: these weights do not fit model.rgb={name}: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(state)

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from cclslr.errors import UserError
+
 BACKENDS = ("rtmpose", "mediapipe")
 
 # RTMPose-x whole-body, the estimator of the paper, is published as a PyTorch checkpoint only, so there is no default to
@@ -52,7 +54,7 @@ def open_estimator(options: EstimatorOptions) -> Estimator:
     """Load the backend's models.
 
     Raises:
-        ValueError: unknown backend, its extra is not installed, a model file is not there or does not fit.
+        UserError: unknown backend, its extra is not installed, a model file is not there or does not fit.
     """
     if options.backend == "rtmpose":
         from cclslr.poses.rtmpose import RtmPose
@@ -62,7 +64,7 @@ def open_estimator(options: EstimatorOptions) -> Estimator:
         from cclslr.poses.holistic import Holistic
 
         return Holistic()
-    raise ValueError(f"unknown pose backend {options.backend!r}; choose one of {', '.join(BACKENDS)}")
+    raise UserError(f"unknown pose backend {options.backend!r}; choose one of {', '.join(BACKENDS)}")
 
 
 def estimate(path: str | Path, backend: str = "rtmpose", options: EstimatorOptions | None = None) -> np.ndarray:
@@ -71,7 +73,7 @@ def estimate(path: str | Path, backend: str = "rtmpose", options: EstimatorOptio
     Estimators disagree by a few pixels, so use the one that the model was trained with.
 
     Raises:
-        ValueError: as `open_estimator`; `BadClip`, which is one, for an unreadable video.
+        UserError: as `open_estimator`; `BadClip`, which is one, for an unreadable video.
     """
     from cclslr.shards.decode import decode_file
 

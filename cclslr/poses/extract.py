@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cclslr.errors import UserError
 from cclslr.files import atomic_write
 from cclslr.keypoints import WHOLEBODY
 from cclslr.poses import Estimator, EstimatorOptions, open_estimator
@@ -98,9 +99,9 @@ def _measure(name: str, out: Path, estimator: Estimator) -> PoseResult:
     try:
         keypoints_TKC, texts = load_keypoints(out)
     except BadClip as error:
-        raise ValueError(f"{out}: {error}; remove it and run again") from error
+        raise UserError(f"{out}: {error}; remove it and run again") from error
     if texts.get("version") != estimator.version:
-        raise ValueError(
+        raise UserError(
             f"{out} was made with {texts.get('version', 'another estimator')}, this run uses {estimator.version}: "
             "give another --out, mixed estimators change predictions"
         )
@@ -131,7 +132,7 @@ def summarise(results: Sequence[PoseResult], threshold: float) -> dict[str, obje
 def compare(ours_TKC: np.ndarray, theirs_TKC: np.ndarray) -> dict[str, np.ndarray]:
     """Distances in pixels between the points that both found, by part; `missing_<part>`: found by one of the two."""
     if ours_TKC.shape != theirs_TKC.shape:
-        raise ValueError(f"keypoints of {len(ours_TKC)} frames against {len(theirs_TKC)}")
+        raise UserError(f"keypoints of {len(ours_TKC)} frames against {len(theirs_TKC)}")
     found_TK, theirs_found_TK = ours_TKC[..., 2] > 0, theirs_TKC[..., 2] > 0
     distance_TK = np.linalg.norm(ours_TKC[..., :2] - theirs_TKC[..., :2], axis=-1)
     result = {}
@@ -148,7 +149,7 @@ def compare_folders(ours: Path, theirs: Path) -> dict[str, dict[str, float | int
 
     names = sorted({path.name for path in ours.glob("*.npz")} & {path.name for path in theirs.glob("*.npz")})
     if not names:
-        raise ValueError(f"{theirs} has no keypoint file of the same name as one in {ours}")
+        raise UserError(f"{theirs} has no keypoint file of the same name as one in {ours}")
     found = [compare(load_keypoints(ours / name)[0], load_keypoints(theirs / name)[0]) for name in names]
     summary: dict[str, dict[str, float | int | None]] = {"all": {"clips": len(names)}}
     for part in ALL_PARTS:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.poses.person import choose, link
 
@@ -32,12 +33,12 @@ class Holistic:
         try:
             import mediapipe
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 f"the pose backend mediapipe is not installed ({error}): pip install mediapipe==0.10.14, in an "
                 "environment without ffcv and rtmlib, which bring other builds of cv2"
             ) from error
         if not hasattr(mediapipe, "solutions"):
-            raise ValueError(f"mediapipe {mediapipe.__version__} has no Holistic any more: install mediapipe==0.10.14")
+            raise UserError(f"mediapipe {mediapipe.__version__} has no Holistic any more: install mediapipe==0.10.14")
         self.version = f"mediapipe {mediapipe.__version__} holistic"
         self._open = mediapipe.solutions.holistic.Holistic
 

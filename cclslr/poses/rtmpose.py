@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.poses import POSE_MODEL_VARIABLE, EstimatorOptions
 from cclslr.poses.person import choose, fill, link
@@ -30,18 +31,18 @@ class RtmPose:
             import onnxruntime
             import rtmlib
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 f"the pose backend rtmpose is not installed ({error}): pip install rtmlib onnxruntime (onnxruntime-gpu "
                 "for a GPU), in an environment without ffcv and mediapipe, which bring other builds of cv2"
             ) from error
         if options.batch < 1 or options.detect_every < 1:
-            raise ValueError("batch and detect_every must be at least 1")
+            raise UserError("batch and detect_every must be at least 1")
         backend = {"backend": "onnxruntime", "device": options.device}
         with contextlib.redirect_stdout(io.StringIO()):  # rtmlib prints each file that it loads
             self._detector = rtmlib.YOLOX(_model(options.person_model), **backend)
             self._pose = rtmlib.RTMPose(_model(options.pose_model), **backend)
         if options.device.startswith("cuda") and "CUDAExecutionProvider" not in self._pose.session.get_providers():
-            raise ValueError(f"onnxruntime cannot use {options.device}: install onnxruntime-gpu for your CUDA version")
+            raise UserError(f"onnxruntime cannot use {options.device}: install onnxruntime-gpu for your CUDA version")
         # A model file knows its input size; (N, 3, H, W).
         _, _, height, width = self._detector.session.get_inputs()[0].shape
         self._detector.model_input_size = (height, width) if isinstance(height, int) else (640, 640)
@@ -79,7 +80,7 @@ class RtmPose:
         outputs: list[Any] = session.run(None, {session.get_inputs()[0].name: inputs_NCHW})
         if len(outputs) != 2 or outputs[0].shape[1] != NUM_WHOLEBODY:
             shapes = [output.shape for output in outputs]
-            raise ValueError(f"{self._pose.onnx_model}: outputs {shapes} are not SimCC of {NUM_WHOLEBODY} keypoints")
+            raise UserError(f"{self._pose.onnx_model}: outputs {shapes} are not SimCC of {NUM_WHOLEBODY} keypoints")
         return decode_simcc(outputs[0], outputs[1], np.stack(centres), np.stack(scales), self._pose.model_input_size)
 
 
@@ -104,10 +105,10 @@ def decode_simcc(
 
 def _model(name: str) -> str:
     if not name:
-        raise ValueError(
+        raise UserError(
             f"rtmpose needs its whole-body model: give --pose-model or ${POSE_MODEL_VARIABLE}, an .onnx file or the "
             "URL of a published one; docs/datasets.md says how to get RTMPose-x"
         )
     if not name.startswith(("http://", "https://")) and not Path(name).is_file():
-        raise ValueError(f"model file {name} is not there")
+        raise UserError(f"model file {name} is not there")
     return name

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards import video
 from cclslr.shards.crop import CROPS, crop_and_resize
@@ -29,13 +30,13 @@ class PackOptions:
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
-            raise ValueError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
+            raise UserError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
         if self.crop not in CROPS:
-            raise ValueError(f"unknown crop {self.crop!r}; choose one of {', '.join(CROPS)}")
+            raise UserError(f"unknown crop {self.crop!r}; choose one of {', '.join(CROPS)}")
         if self.size < 16 or self.size % 2:
-            raise ValueError(f"size is {self.size}; choose an even number of pixels, at least 16")
+            raise UserError(f"size is {self.size}; choose an even number of pixels, at least 16")
         if self.clips_per_shard < 1:
-            raise ValueError(f"clips per shard is {self.clips_per_shard}; choose at least 1")
+            raise UserError(f"clips per shard is {self.clips_per_shard}; choose at least 1")
 
 
 def pack_clip(row: ManifestRow, clip: RawClip, options: PackOptions) -> PackedClip:

@@ -52,7 +52,7 @@ def plan_statistics(folder: str | Path) -> list[StatisticsTask]:
     """One task a shard.
 
     Raises:
-        FileNotFoundError, ValueError: as `ShardSet`.
+        FileNotFoundError, UserError: as `ShardSet`.
     """
     by_shard: dict[str, list[int]] = {}
     for clip_id, row in enumerate(ShardSet([str(folder)]).rows):

@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from typing import Any, TypeVar
 
 from cclslr.console import console, progress_bar
+from cclslr.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -26,7 +27,7 @@ CONNECT_SECONDS = 30
 _AHEAD = 2  # tasks handed out for each worker: one under way, one waiting
 
 
-class WorkerDied(ValueError):
+class WorkerDied(UserError):
     """Workers died again and again over the same tasks."""
 
 
@@ -63,7 +64,7 @@ def run_tasks(
 
     Raises:
         WorkerDied: workers died `MAX_ATTEMPTS` times over the same task.
-        ValueError: the scheduler cannot be reached.
+        UserError: the scheduler cannot be reached.
         Exception: whatever `function` raises; the tasks not begun are dropped.
     """
     if scheduler is not None:
@@ -103,7 +104,7 @@ def run_tasks(
                     # Whose task it was that died is not known: all that were handed out go to the end of the queue.
                     for number in sorted(under_way.values()):
                         _again(number, attempts, waiting, tasks, None)
-                    console.print("[yellow]a worker died; its tasks are done again[/]")
+                    console.print("a worker died; its tasks are done again", style="yellow")
 
 
 def _run_in(folder: str, function: Callable[[Task], Result], task: Task) -> Result:
@@ -139,7 +140,7 @@ def _open(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, Calla
         try:
             client = Client(scheduler, timeout=CONNECT_SECONDS)
         except OSError as error:
-            raise ValueError(f"no dask scheduler answers at {scheduler}: {error}") from error
+            raise UserError(f"no dask scheduler answers at {scheduler}: {error}") from error
         with client:
             client.wait_for_workers(1)
             yield client.get_executor(pure=False), lambda: max(1, sum(client.nthreads().values()))

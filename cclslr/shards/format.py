@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cclslr.errors import UserError
+
 FORMAT_VERSION = 1
 CODECS = ("jpeg", "vp9", "h264", "hevc")
 SPLITS = ("train", "val", "test")
@@ -15,7 +17,7 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 MASK_SIZE = 64  # masks are MASK_SIZE x MASK_SIZE whatever the frames' size
 
 
-class BadClip(ValueError):
+class BadClip(UserError):
     """A clip that cannot be used, with the reason; packing rejects it, reading quarantines it."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cclslr.errors import UserError
 from cclslr.files import atomic_write
 from cclslr.shards.format import Component, IndexRow
 
@@ -51,7 +52,7 @@ def read_index(path: str | Path, sha256: str | None = None) -> list[IndexRow]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: pack the data set with tools/make_shards.py, or let it end")
+        raise FileNotFoundError(f"{path} is not there: pack the data set with cclslr pack, or let it end")
     return parse_index(path.read_bytes(), str(path), sha256)
 
 
@@ -59,17 +60,17 @@ def parse_index(data: bytes, name: str, sha256: str | None = None) -> list[Index
     """All rows; with `sha256`, the checksum that dataset.json gives, only of an intact index.
 
     Raises:
-        ValueError: it is damaged, or no index of this format; the message begins with `name`.
+        UserError: it is damaged, or no index of this format; the message begins with `name`.
     """
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError(f"{name} is not the one that dataset.json speaks of: run the tool that last wrote it again")
+        raise UserError(f"{name} is not the one that dataset.json speaks of: run the tool that last wrote it again")
     try:
         # Without threads: with pyarrow 26 one of eight programs aborts that ends soon after reading with them.
         table = pq.read_table(io.BytesIO(data), use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{name}: unreadable index ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{name}: unreadable index ({str(error).splitlines()[0]})") from error
     if table.schema != SCHEMA:
-        raise ValueError(f"{name}: the columns are not those of this format's version; pack the data set again")
+        raise UserError(f"{name}: the columns are not those of this format's version; pack the data set again")
     return [_from_dict(row) for row in table.to_pylist()]
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cclslr.errors import UserError
 from cclslr.files import atomic_write, read_json, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.executor import run_tasks
@@ -94,7 +95,7 @@ def pack(
         settings: what the user wants to find again in dataset.json, such as the importer and its arguments.
 
     Raises:
-        ValueError: options out of range; `out` holds another data set, or is being packed by another process.
+        UserError: options out of range; `out` holds another data set, or is being packed by another process.
     """
     out = Path(out).resolve()
     good, refused = _check_rows(list(rows), options)
@@ -107,7 +108,7 @@ def pack(
         if (out / INFO_NAME).exists():
             info = read_json(out / INFO_NAME)
             if info.get("recipe") != recipe:
-                raise ValueError(
+                raise UserError(
                     f"{out} already holds a data set of other clips or settings; pack into another folder, or remove it"
                 )
             shutil.rmtree(out / PARTS_NAME, ignore_errors=True)  # an earlier run was killed just before its end
@@ -281,7 +282,7 @@ def only_one(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ValueError(f"{out} is being packed by another process") from error
+            raise UserError(f"{out} is being packed by another process") from error
         yield
     (out / ".lock").unlink(missing_ok=True)
 

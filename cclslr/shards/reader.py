@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cclslr.buffers import Buffers
+from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.cache import NodeCache
 from cclslr.shards.format import FORMAT_VERSION, MASK_SIZE, BadClip, Component, IndexRow
@@ -71,7 +72,7 @@ def decode_masks(png: bytes) -> np.ndarray:
 def encode_masks(masks_THW: np.ndarray) -> bytes:
     """{0, 1} (T, 64, 64) → a 1-bit PNG of the masks one below the other."""
     if masks_THW.ndim != 3 or masks_THW.shape[1:] != (MASK_SIZE, MASK_SIZE):
-        raise ValueError(f"masks must be (T, {MASK_SIZE}, {MASK_SIZE}), got {masks_THW.shape}")
+        raise UserError(f"masks must be (T, {MASK_SIZE}, {MASK_SIZE}), got {masks_THW.shape}")
     file = io.BytesIO()
     Image.fromarray(masks_THW.reshape(-1, MASK_SIZE).astype(bool)).save(file, "PNG")
     return file.getvalue()
@@ -90,14 +91,14 @@ class ShardSet:
 
     Raises:
         FileNotFoundError: there is no packed data set.
-        ValueError: a data set of another format version, no clip left.
+        UserError: a data set of another format version, no clip left.
     """
 
     def __init__(
         self, paths: list[str], split: str | None = None, *, cache_dir: str = CACHE_DIR, cache_gb: float = CACHE_GB
     ) -> None:
         if not paths:
-            raise ValueError("no shards given; set data.shards=[shards/<name>]")
+            raise UserError("no shards given; set data.shards=[shards/<name>]")
         self.infos: list[dict[str, Any]] = []  # dataset.json of each data set
         self.rows: list[IndexRow] = []
         self.classes: list[str] = []  # gloss of each label
@@ -108,9 +109,9 @@ class ShardSet:
         for number, store in enumerate(self._stores):
             info = store.load_info()
             if info.get("format_version") != FORMAT_VERSION:
-                raise ValueError(
+                raise UserError(
                     f"{store.name}/{INFO_NAME}: format version {info.get('format_version')}, this program reads"
-                    f" {FORMAT_VERSION}; pack the data set again with tools/make_shards.py"
+                    f" {FORMAT_VERSION}; pack the data set again with cclslr pack"
                 )
             rows = parse_index(store.load(INDEX_NAME), f"{store.name}/{INDEX_NAME}", info["index_sha256"])
             first = len(self.classes)
@@ -122,7 +123,7 @@ class ShardSet:
             self.classes += info["classes"]
             self.infos.append(info)
         if not self.rows:
-            raise ValueError(f"no clip of split {split!r} in {', '.join(map(str, paths))}")
+            raise UserError(f"no clip of split {split!r} in {', '.join(map(str, paths))}")
         self.dataset_ids = np.array(dataset_ids, dtype=np.int32)  # (N,) which of `paths` a clip is from
         sizes = [end - begin for begin, end in (_span(row.components.values()) for row in self.rows)]
         self._block_size = int(np.quantile(sizes, 0.99, method="higher"))

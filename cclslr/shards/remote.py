@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 from cclslr.console import console
+from cclslr.errors import UserError
 from cclslr.shards.cache import DamagedObject, NodeCache
 from cclslr.shards.format import BadClip
 
@@ -30,7 +31,7 @@ class RemoteStore:
         cache: this node's.
 
     Raises:
-        ValueError: no such protocol, or its package is not installed.
+        UserError: no such protocol, or its package is not installed.
         FileNotFoundError: no packed data set there.
         ConnectionError: no answer for `PATIENCE` seconds.
     """
@@ -42,7 +43,7 @@ class RemoteStore:
         try:
             self._files, self._root = url_to_fs(self.name)
         except (ValueError, ImportError) as error:
-            raise ValueError(f"{url}: {error} (pip install 'cclslr[remote]' brings s3, gs, https and hf)") from error
+            raise UserError(f"{url}: {error} (pip install 'cclslr[remote]' brings s3, gs, https and hf)") from error
         self._cache = cache
         self._sizes: dict[str, tuple[str, int]] = {}  # name → sha256, bytes
         self._wanted: deque[str] = deque()
@@ -56,7 +57,7 @@ class RemoteStore:
         try:
             info = json.loads(self.load("dataset.json"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{self.name}/dataset.json: not valid JSON ({error})") from error
+            raise UserError(f"{self.name}/dataset.json: not valid JSON ({error})") from error
         self._sizes = {shard["name"]: (shard["sha256"], shard["bytes"]) for shard in info["shards"]}
         return info
 
@@ -109,7 +110,7 @@ class RemoteStore:
                 if time.monotonic() + pause > until:
                     raise ConnectionError(f"{self.name}/{name}: no answer for {PATIENCE:.0f} s ({error})") from error
                 if pause == 0.1:
-                    console.print(f"{self.name}/{name}: {error}; trying again for {PATIENCE:.0f} s", markup=False)
+                    console.print(f"{self.name}/{name}: {error}; trying again for {PATIENCE:.0f} s")
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
 
@@ -137,10 +138,10 @@ class RemoteStore:
                 sha256, size = self._sizes[shard]
                 self._cache.download(sha256, size, lambda begin, end: self._fetch(shard, begin, end), self._stop)  # noqa: B023
             except DamagedObject as error:
-                console.print(f"[red]{self.name}/{shard} is damaged:[/] {error}; its whole clips are still used")
+                console.print(f"{self.name}/{shard} is damaged: {error}; its whole clips are still used", style="red")
                 pause = float("inf")
             except OSError as error:  # whoever reads clips from this server will say so; a full disk nobody else will
-                console.print(f"{self.name}/{shard} cannot be cached: {error}", markup=False)
+                console.print(f"{self.name}/{shard} cannot be cached: {error}")
             with self._news:
                 self._wanted.popleft()
                 self._not_now[shard] = time.monotonic() + pause

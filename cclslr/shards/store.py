@@ -66,7 +66,7 @@ class FolderStore:
         """dataset.json."""
         path = self._folder / INFO_NAME
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there: pack the data set with tools/make_shards.py, or let it end")
+            raise FileNotFoundError(f"{path} is not there: pack the data set with cclslr pack, or let it end")
         return read_json(path)
 
     def load(self, name: str) -> bytes:

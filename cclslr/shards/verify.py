@@ -59,11 +59,11 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
 
     Raises:
         FileNotFoundError: the folder holds no packed data set.
-        ValueError: the index or dataset.json is damaged, or of another version.
+        UserError: the index or dataset.json is damaged, or of another version.
     """
     folder = Path(folder).resolve()
     if not (folder / INFO_NAME).exists():
-        raise FileNotFoundError(f"{folder / INFO_NAME} is not there: packing has not ended; run make_shards.py again")
+        raise FileNotFoundError(f"{folder / INFO_NAME} is not there: packing has not ended; run cclslr pack again")
     info = read_json(folder / INFO_NAME)
     rows = read_index(folder / INDEX_NAME, info["index_sha256"])
     faults = list(_faults_of_info(folder, info, rows))
@@ -100,7 +100,7 @@ def _faults_of_info(folder: Path, info: dict[str, Any], rows: list[IndexRow]) ->
     named = {shard["name"] for shard in info["shards"]}
     faults += [Fault(p.name, "", f"not in {INFO_NAME}") for p in sorted(folder.glob("*.tar")) if p.name not in named]
     if (folder / PARTS_NAME).exists():
-        faults.append(Fault(PARTS_NAME, "", "packing has not ended; run make_shards.py again"))
+        faults.append(Fault(PARTS_NAME, "", "packing has not ended; run cclslr pack again"))
     return faults
 
 

@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
+from cclslr.errors import UserError
 from cclslr.shards.decode import decode_file
 from cclslr.shards.format import CODECS, BadClip
 from cclslr.shards.mp4 import Track, read_track
@@ -91,7 +92,7 @@ def encode(frames_THWC: np.ndarray, codec: str, fps: float, quality: int | None 
         The bytes, and for jpeg the start of each image and the end of the last (T + 1 numbers), else an empty list.
     """
     if codec not in CODECS:
-        raise ValueError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        raise UserError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
     if codec == "jpeg":
         return _encode_jpeg(frames_THWC, 85 if quality is None else quality)
     return _encode_mp4(frames_THWC, codec, fps, quality), []

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cclslr.errors import UserError
 from cclslr.files import atomic_write
 
 
@@ -20,14 +21,14 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU with `weights_only`.
 
     Raises:
-        ValueError: no such file, or not a whole checkpoint.
+        UserError: no such file, or not a whole checkpoint.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ValueError(f"checkpoint {path}: no such file") from error
+        raise UserError(f"checkpoint {path}: no such file") from error
     except Exception as error:
-        raise ValueError(f"checkpoint {path}: cannot be read ({type(error).__name__}: {error})") from error
+        raise UserError(f"checkpoint {path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def to_resume(run_dir: str | Path, resume: str) -> Path | None:

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cclslr.errors import UserError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -79,7 +81,7 @@ class Ranks:
 
 def _pick_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
+        raise UserError(
             "run.device is cuda, but torch sees no GPU; use run.device=cpu or install a CUDA build of torch"
         )
     if wanted == "cpu" or not torch.cuda.is_available():

@@ -10,6 +10,7 @@ from torch import Tensor
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.errors import UserError
 from cclslr.models.ccl import ByModality
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import Ranks
@@ -43,7 +44,7 @@ def over_clips(
             )
     everything = [part for of_rank in ranks.gather_objects(parts) for part in of_rank]
     if not everything:
-        raise ValueError(f"{', '.join(data.shards)}: no clip in the chosen split")
+        raise UserError(f"{', '.join(data.shards)}: no clip in the chosen split")
     clip_ids = torch.cat([ids for _, ids, _ in everything])
     order = clip_ids.argsort()
     outputs = {name: torch.cat([y[name] for y, _, _ in everything])[order] for name in everything[0][0]}

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cclslr.config import OptimConfig, RunConfig
+from cclslr.errors import UserError
 from cclslr.training.distributed import Ranks
 
 AMP_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,10 +69,10 @@ class Amp:
         """Give up on a run that will not recover; waits for the device, so call it where that is paid for anyway.
 
         Raises:
-            ValueError: the last 50 steps were all skipped (finding its scale costs fp16 some 16).
+            UserError: the last 50 steps were all skipped (finding its scale costs fp16 some 16).
         """
         if (lost := int(self.skipped_in_a_row.item())) >= 50:
-            raise ValueError(
+            raise UserError(
                 f"the gradients of the last {lost} steps were not finite: the run has diverged. Continue from an older "
                 f"checkpoint (run.resume=PATH) with a lower optim.lr, or try run.amp=fp32 (now {self.name})"
             )
@@ -99,7 +100,7 @@ def distribute(model: nn.Module, ranks: Ranks, run: RunConfig) -> nn.Module:
 def check_batch(cfg: OptimConfig, world: int) -> None:
     """Refuse a global batch that does not split into ranks and micro-batches, and say what would."""
     if cfg.batch % (world * cfg.micro_batch):
-        raise ValueError(
+        raise UserError(
             f"optim.batch={cfg.batch} does not split into {world} rank(s) x micro-batches of {cfg.micro_batch}; "
             f"set optim.batch to a multiple of {world * cfg.micro_batch}, or a smaller optim.micro_batch"
         )

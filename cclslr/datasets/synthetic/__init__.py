@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cclslr.errors import UserError
+
 from ...shards.format import SPLITS, ManifestRow, RawClip
 from . import render
 from .body import skeleton
@@ -41,19 +43,19 @@ class SynthOptions:
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= MAX_CLASSES:
-            raise ValueError(f"classes is {self.classes}; choose 1 to {MAX_CLASSES}")
+            raise UserError(f"classes is {self.classes}; choose 1 to {MAX_CLASSES}")
         if self.twins is not None and not 0 <= 2 * self.twins <= self.classes:
-            raise ValueError(
+            raise UserError(
                 f"twins is {self.twins}; choose 0 to {self.classes // 2} pairs among {self.classes} classes"
             )
         if self.signs[-1] >= MAX_CLASSES:
-            raise ValueError(f"{self.classes} classes with {self.twins} twins need more than {MAX_CLASSES} signs")
+            raise UserError(f"{self.classes} classes with {self.twins} twins need more than {MAX_CLASSES} signs")
         if min(self.clips_per_class) < 0 or any(c and not s for c, s in zip(self.clips_per_class, self.signers)):
-            raise ValueError(f"clips_per_class is {self.clips_per_class}, signers {self.signers}; clips need signers")
+            raise UserError(f"clips_per_class is {self.clips_per_class}, signers {self.signers}; clips need signers")
         if not 8 <= self.frames[0] <= self.frames[1]:
-            raise ValueError(f"frames is {self.frames}; choose 8 <= shortest <= longest")
+            raise UserError(f"frames is {self.frames}; choose 8 <= shortest <= longest")
         if self.size < 32:
-            raise ValueError(f"size is {self.size}; choose at least 32 pixels")
+            raise UserError(f"size is {self.size}; choose at least 32 pixels")
 
     @property
     def signs(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ...console import console, run_tool
+from ...console import console, run_command
 from ...files import atomic_write
 from ...keypoints import EDGES, GROUPS, SLICES, select
 from . import SynthClip, SynthOptions
@@ -67,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_command(main)

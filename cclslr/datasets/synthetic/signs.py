@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cclslr.errors import UserError
+
 # Flexion of thumb, index, middle, ring, little finger (0 straight, 1 folded), then how far the fingers spread.
 HANDSHAPES: dict[str, tuple[float, float, float, float, float, float]] = {
     "flat": (0.3, 0.0, 0.0, 0.0, 0.0, 0.0),
@@ -77,10 +79,10 @@ def sign(label: int) -> Sign:
     """The class `label`; the same for every seed and every number of classes.
 
     Raises:
-        ValueError: `label` outside 0 … MAX_CLASSES - 1.
+        UserError: `label` outside 0 … MAX_CLASSES - 1.
     """
     if not 0 <= label < MAX_CLASSES:
-        raise ValueError(f"class {label}: there are {MAX_CLASSES} classes, 0 to {MAX_CLASSES - 1}")
+        raise UserError(f"class {label}: there are {MAX_CLASSES} classes, 0 to {MAX_CLASSES - 1}")
     family, twin = divmod(label, 2)
     handshapes, mouths, places = list(HANDSHAPES), list(MOUTHS), list(PLACES)
     round_, place = divmod(family, len(places))

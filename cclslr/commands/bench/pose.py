@@ -7,7 +7,6 @@ checked to agree before they are timed, on one thread, in turns. Rates are per s
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -18,8 +17,9 @@ import numpy as np
 import torch
 
 from cclslr.bench.machine import describe
+from cclslr.cli import command_parser
 from cclslr.config import ViewConfig
-from cclslr.console import console, run_tool
+from cclslr.console import console
 from cclslr.data.batch import ViewParams
 from cclslr.data.pose import CONFIDENT, pose_views
 from cclslr.data.views import draw_views
@@ -29,8 +29,8 @@ from cclslr.keypoints import FLIP, NUM_JOINTS, SELECTED, SLICES
 FRAMES, SIZE = 75, 256
 ORIGINS = {"left_hand": 91, "right_hand": 112, "face": 53, "mouth": 53}
 EXAMPLES = """examples:
-  python tools/bench_pose.py
-  python tools/bench_pose.py --clips 256 --out docs/results/pose/bench.json"""
+  cclslr bench pose
+  cclslr bench pose --clips 256 --out docs/results/pose/bench.json"""
 
 
 def numpy_views(keypoints: list[np.ndarray], params: ViewParams) -> np.ndarray:
@@ -85,14 +85,12 @@ def torch_views(keypoints: list[np.ndarray], params: ViewParams) -> np.ndarray:
     return torch.stack(views).numpy()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("--clips", type=int, default=64, help="of a batch (default 64)")
     parser.add_argument("--repeats", type=int, default=51, help="timed batches of each (default 51)")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write every single time")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
 
     rng = np.random.default_rng(0)
@@ -132,7 +130,7 @@ def main() -> None:
         write_json(
             args.out,
             {
-                "command": " ".join(sys.argv),
+                "command": " ".join(["cclslr bench pose", *(sys.argv[1:] if argv is None else argv)]),
                 "machine": describe(),
                 "threads": 1,
                 "clock": "thread_time",
@@ -143,7 +141,3 @@ def main() -> None:
                 "clips_per_second": rates,
             },
         )
-
-
-if __name__ == "__main__":
-    run_tool(main)

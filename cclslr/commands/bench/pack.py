@@ -30,8 +30,10 @@ from typing import Any
 
 from rich.table import Table
 
-from cclslr.console import console, run_tool
+from cclslr.cli import command_parser
+from cclslr.console import console
 from cclslr.datasets.synthetic import SynthOptions, manifest
+from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards import video
 from cclslr.shards.crop import crop_and_resize
@@ -44,8 +46,8 @@ WHAT = (
 
 EXAMPLES = """\
 examples:
-  bench_pack.py --out docs/results/packing/results.json                    everything, 5,000 clips: see the docs
-  bench_pack.py bare1 pack1 --clips 500 --size 256 --frames 64 --codec jpeg
+  cclslr bench pack --out docs/results/packing/results.json                    everything, 5,000 clips: see the docs
+  cclslr bench pack bare1 pack1 --clips 500 --size 256 --frames 64 --codec jpeg
 """
 
 
@@ -91,7 +93,7 @@ def measure_bare(args: argparse.Namespace, processes: int) -> dict[str, Any]:
 
 
 def pack_clips(args: argparse.Namespace, workers: int, scheduler: str | None) -> PackReport:
-    """What make_shards.py does after its report."""
+    """What cclslr pack does after its report."""
     options = PackOptions(args.codec, args.size, "none", clips_per_shard=args.clips_per_shard)
     return pack(rows_of(args), packed(args), options, workers=workers, scheduler=scheduler)
 
@@ -156,10 +158,8 @@ def _processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("what", nargs="*", metavar="WHAT", default=WHAT, help="in this order (default: all)")
     parser.add_argument("--clips", type=int, default=5000, help="default 5000")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side (default 64)")
@@ -168,15 +168,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clips-per-shard", type=int, default=128, help="default 128")
     parser.add_argument("--scratch", default="/tmp/bench_pack", metavar="DIR", help="default /tmp/bench_pack")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the results as JSON")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     unknown = [what for what in args.what if what not in WHAT]
     if unknown:
-        raise ValueError(f"{unknown[0]} is nothing to measure; choose from {', '.join(WHAT)}")
+        raise UserError(f"{unknown[0]} is nothing to measure; choose from {', '.join(WHAT)}")
     return args
 
 
-def main() -> int:
-    args = parse()
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
     rows_of(args)[0].source.load()  # numba compiles, or reads what it compiled before
     results: dict[str, dict[str, Any]] = {}
     for what in args.what:
@@ -204,7 +204,7 @@ def main() -> int:
         machine = {"cores": os.cpu_count(), "python": platform.python_version()}
         write_json(args.out, {**settings, **machine, "same_content": len(hashes) <= 1, "results": results})
     if len(hashes) > 1:
-        console.print("[bold red]the content hashes differ[/]")
+        console.print("the content hashes differ", style="bold red")
     return int(len(hashes) > 1)
 
 
@@ -218,7 +218,3 @@ def table_of(results: dict[str, dict[str, Any]], clips: int) -> Table:
         digest = result.get("content_hash", "")[:12]
         table.add_row(what, f"{result['clips_per_second']:.1f}", wall, each, processor, without, digest)
     return table
-
-
-if __name__ == "__main__":
-    run_tool(main)

@@ -6,7 +6,6 @@ values above 4 is what two conversions from YUV to RGB differ by; a wrong crop o
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,22 @@ from rich.table import Table
 
 from cclslr.bench.machine import describe
 from cclslr.bench.pretrain import open_loader
+from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config
-from cclslr.console import console, progress_bar, run_tool
+from cclslr.console import console, progress_bar
+from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.training.distributed import ranks
 
 FAR = 4  # levels
 NO_JITTER = [f"views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue")]
 EXAMPLES = """examples:
-  compare_views.py shards/wlasl300 --one data.backend=numba --other data.backend=dali
-  compare_views.py shards/wlasl300 --one data.device=cpu --other data.device=gpu views.mask_alpha=0"""
+  cclslr bench views shards/wlasl300 --one data.backend=numba --other data.backend=dali
+  cclslr bench views shards/wlasl300 --one data.device=cpu --other data.device=gpu views.mask_alpha=0"""
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("shards", help="packed data set")
     parser.add_argument(
         "--one", action="append", default=[], metavar="key=value", help="of one loader; may be repeated"
@@ -57,7 +56,7 @@ def difference(one: list[str], other: list[str], batches: int) -> tuple[float, f
     """Mean difference of the views' values, share of those above `FAR`, and the largest.
 
     Raises:
-        ValueError: the loaders did not choose the same clips.
+        UserError: the loaders did not choose the same clips.
     """
     configs = [load_config(PretrainConfig, None, overrides) for overrides in (one, other)]
     total, far, largest, values = 0, 0, 0, 0
@@ -70,14 +69,10 @@ def difference(one: list[str], other: list[str], batches: int) -> tuple[float, f
         for _ in bar.track(range(batches)):
             a, b = next(first), next(second)
             if not torch.equal(a.clip_ids_B, b.clip_ids_B):
-                raise ValueError("the two did not make the same batch: a clip that one cannot decode, or another batch")
+                raise UserError("the two did not make the same batch: a clip that one cannot decode, or another batch")
             assert a.rgb_VBTHWC is not None
             assert b.rgb_VBTHWC is not None
             levels = np.abs(a.rgb_VBTHWC.cpu().numpy().astype(np.int16) - b.rgb_VBTHWC.cpu().numpy())
             total, values = total + int(levels.sum(dtype=np.int64)), values + levels.size
             far, largest = far + int((levels > FAR).sum()), max(largest, int(levels.max()))
     return total / values, far / values, largest
-
-
-if __name__ == "__main__":
-    run_tool(main)

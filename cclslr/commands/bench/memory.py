@@ -9,7 +9,6 @@ goes up and down. The slope of that stands beside it.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import time
 from pathlib import Path
@@ -20,8 +19,10 @@ import psutil
 from cclslr.bench.machine import describe
 from cclslr.bench.memory import SURE, growth, heap_bytes, within_swing
 from cclslr.bench.pretrain import open_loader
+from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config, to_dict
-from cclslr.console import console, progress_bar, run_tool
+from cclslr.console import console, progress_bar
+from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import ranks
@@ -29,23 +30,21 @@ from cclslr.training.distributed import ranks
 SAMPLES = 200
 SMALL = ["optim.batch=2", "views.rgb_frames=8", "views.size=64"]
 EXAMPLES = """examples:
-  bench_memory.py shards/wlasl300 --json memory.json
-  bench_memory.py shards/wlasl300 data.backend=dali data.decode=libav
-  bench_memory.py shards/wlasl300 --batches 500 optim.batch=64 views.rgb_frames=32 views.size=224     at full size
-  for codec in jpeg vp9 h264 hevc; do bench_memory.py shards/$codec --json $codec.json; done"""
+  cclslr bench memory shards/wlasl300 --json memory.json
+  cclslr bench memory shards/wlasl300 data.backend=dali data.decode=libav
+  cclslr bench memory shards/wlasl300 --batches 500 optim.batch=64 views.rgb_frames=32 views.size=224     at full size
+  for codec in jpeg vp9 h264 hevc; do cclslr bench memory shards/$codec --json $codec.json; done"""
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("shards", help="packed data set")
     parser.add_argument("--batches", type=int, default=5000, help="default 5000")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write samples, slope and environment")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the pre-training config")
     args = parser.parse_intermixed_args(argv)
     if args.batches < SAMPLES:
-        raise ValueError(f"--batches {args.batches}: a slope takes at least {SAMPLES}")
+        raise UserError(f"--batches {args.batches}: a slope takes at least {SAMPLES}")
     cfg = load_config(PretrainConfig, None, [*SMALL, f"data.shards=[{args.shards}]", *args.overrides])
     codec = ShardSet(cfg.data.shards).info["codec"]
 
@@ -95,7 +94,3 @@ def main(argv: list[str] | None = None) -> None:
             "heap_mb": [round(value, 3) for value in heap_mb],
         }
         write_json(args.json, row | {"samples": samples, "settings": settings, "environment": describe()})
-
-
-if __name__ == "__main__":
-    run_tool(main)

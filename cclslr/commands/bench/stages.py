@@ -13,7 +13,6 @@ CPU time of one thread, a pass over all clips at a time, stages in turns; the fi
 
 from __future__ import annotations
 
-import argparse
 import io
 import statistics
 import time
@@ -28,20 +27,22 @@ import numpy as np
 from rich.table import Table
 
 from cclslr.bench.machine import describe
+from cclslr.cli import command_parser
 from cclslr.config import ViewConfig
-from cclslr.console import console, run_tool
+from cclslr.console import console
 from cclslr.data import rgb_numba
 from cclslr.data.backend import EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.planes import Planes, decode_planes
 from cclslr.data.pose import pose_views
 from cclslr.data.views import draw_views
+from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ClipData, ShardSet
 
 EXAMPLES = """examples:
-  python tools/bench_stages.py shards/wlasl300 --clips 32
-  taskset -c 1 python tools/bench_stages.py shards/real --out stages.json         on one core, kept for it"""
+  cclslr bench stages shards/wlasl300 --clips 32
+  taskset -c 1 cclslr bench stages shards/real --out stages.json         on one core, kept for it"""
 
 
 @dataclass
@@ -62,7 +63,7 @@ def open_clips(shards: ShardSet, num: int, cfg: ViewConfig) -> Clips:
     for clip in read:
         row = clip.row
         if clip.video is None or clip.pose_TKC is None:
-            raise ValueError(f"clip {row.key} lacks video or pose; pack the data set with both")
+            raise UserError(f"clip {row.key} lacks video or pose; pack the data set with both")
         codec = str(shards.info["codec"])
         size = row.num_frames, row.width, row.height
         encoded.append(EncodedClip(row.key, clip.video, codec, row.frame_offsets, *size, masks_THW=None))
@@ -123,15 +124,13 @@ def _bare(encoded: list[EncodedClip]) -> None:
             deque(container.decode(video=0), maxlen=0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("shards", help="packed data set with video and poses")
     parser.add_argument("--clips", type=int, default=8, help="of a pass, the first of the data set (default 8)")
     parser.add_argument("--repeats", type=int, default=15, help="counted passes, each with other views (default 15)")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write every single time")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     cfg = ViewConfig()
     clips = open_clips(ShardSet([args.shards]), args.clips, cfg)
@@ -152,7 +151,3 @@ def main() -> None:
         medians = {name: statistics.median(values) for name, values in times.items()}
         settings = {"shards": args.shards, "codec": clips.encoded[0].codec, "clips": len(clips.encoded)}
         write_json(args.out, {"machine": describe(), **settings, "median_ms": medians, "ms": times})
-
-
-if __name__ == "__main__":
-    run_tool(main)

@@ -15,7 +15,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from cclslr.bench.machine import describe, matrix_peak, synchronize
-from cclslr.console import console, run_tool
+from cclslr.cli import command_parser
+from cclslr.console import console
 from cclslr.files import write_json
 from cclslr.masking.architecture import PRESETS, SIZES, flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow
@@ -23,11 +24,11 @@ from cclslr.masking.mpm import MpmOptions, flow_masks, resize, select_latents, t
 from cclslr.masking.options import subnet_dtype
 
 EXAMPLES = """examples:
-  python tools/bench_masks.py --preset advflow --size 64 --out docs/results/masking/cost_advflow64.json
-  python tools/bench_masks.py --flow flows/tiny.safetensors --out cost.json
+  cclslr bench masks --preset advflow --size 64 --out docs/results/masking/cost_advflow64.json
+  cclslr bench masks --flow flows/tiny.safetensors --out cost.json
 
 The plain loop encodes and decodes frame by frame through the same flow in fp32 and leaves the mask itself out. Both
-run on --threads threads, one by default: make_masks.py starts a process of one thread for each core. All works take
+run on --threads threads, one by default: cclslr masks starts a process of one thread for each core. All works take
 turns in every round, so that a speed-up compares what ran side by side. The share of the matrix speed counts two
 operations a multiply-add, against the faster of a matrix product and a convolution."""
 
@@ -160,10 +161,8 @@ def measure(
     return costs, facts
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--preset", choices=PRESETS, help="an architecture, with random weights")
     source.add_argument("--flow", type=Path, help="a trained flow")
@@ -173,11 +172,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--out", type=Path, required=True, help="the figures as JSON")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse()
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
     torch.set_num_threads(args.threads)
     if args.flow is not None:
@@ -208,7 +207,3 @@ def main() -> None:
             **facts,
         },
     )
-
-
-if __name__ == "__main__":
-    run_tool(main)

@@ -1,13 +1,12 @@
 """The demo over several seeds (data, training, choice of labels): does pre-training help, does fusing?
 
-    python tools/study_demo.py --seeds 3 --out docs/results/demo
+    cclslr study demo --seeds 3 --out docs/results/demo
 
 Writes demo.csv: a row for each seed, start and branch. A seed that has its summary.json already is not run again.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import subprocess
 import sys
@@ -17,24 +16,25 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from cclslr.console import console, run_tool
+from cclslr.cli import command_parser
+from cclslr.console import console
 from cclslr.files import atomic_write, read_json
 
 METRIC = "per_instance_top1"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(__name__, __doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("docs/results/demo"), help="folder of the table")
     parser.add_argument("--runs", type=Path, default=Path("runs/study_demo"), help="folder of the runs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for pre-training, e.g. views.mask_alpha=0")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(argv)
     rows = []
     for seed in range(args.seeds):
         run = args.runs / f"seed{seed}"
         if not (run / "summary.json").exists():
-            command = [sys.executable, "tools/demo.py", "--seed", str(seed), "--run", str(run)]
+            command = [sys.executable, "cclslr demo", "--seed", str(seed), "--run", str(run)]
             subprocess.run([*command, "--shards", f"shards/study_demo{seed}", *args.overrides], check=True)
         for start, branches in read_json(run / "summary.json")["finetune"].items():
             rows += [{"seed": seed, "start": start, "branch": name} | score for name, score in branches.items()]
@@ -50,7 +50,3 @@ def main() -> None:
         deviation = np.std(values, ddof=1) if len(values) > 1 else float("nan")
         table.add_row(start, branch, f"{np.mean(values):.1f}", f"{deviation:.1f}")
     console.print(table)
-
-
-if __name__ == "__main__":
-    run_tool(main)

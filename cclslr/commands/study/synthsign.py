@@ -6,7 +6,6 @@ No network is trained. The figures say that classes can be told apart neither tr
 
 from __future__ import annotations
 
-import argparse
 import platform
 import time
 import warnings
@@ -21,15 +20,16 @@ from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cclslr.console import console, progress_bar, run_tool
+from cclslr.cli import command_parser
+from cclslr.console import console, progress_bar
 from cclslr.datasets.synthetic import SynthClip, SynthOptions, manifest
 from cclslr.datasets.synthetic.signs import CUES
 from cclslr.files import write_json
 from cclslr.keypoints import NOSE_TIP, SLICES, select
 
 EPILOG = """examples:
-  study_synthsign.py --out docs/results/synthsign/difficulty.json
-  study_synthsign.py --labels 3 --seed 1 --out /tmp/difficulty.json
+  cclslr study synthsign --out docs/results/synthsign/difficulty.json
+  cclslr study synthsign --labels 3 --seed 1 --out /tmp/difficulty.json
 """
 CELLS, ORIENTATIONS, SIDE = 8, 8, 64
 
@@ -84,15 +84,13 @@ def score(log_prob_NC: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     return {name: round(float(value), 3) for name, value in result.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(__name__, __doc__, EPILOG)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--labels", type=int, nargs="+", default=[3, 5, 20], help="training clips a class (3 5 20)")
     parser.add_argument("--draws", type=int, default=3, help="draws of the training clips (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the data set (default 0)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     most = max(args.labels)
     options = SynthOptions(clips_per_class=(most, 0, 10), signers=(12, 0, 8), size=96, frames=(32, 48), seed=args.seed)
     rows = manifest(options)
@@ -130,7 +128,7 @@ def main() -> None:
     write_json(
         args.out,
         {
-            "command": f"python tools/study_synthsign.py --out {args.out} --labels {' '.join(map(str, args.labels))}"
+            "command": f"cclslr study synthsign --out {args.out} --labels {' '.join(map(str, args.labels))}"
             f" --draws {args.draws} --seed {args.seed}",
             "python": platform.python_version(),
             "processor": platform.machine(),
@@ -142,7 +140,3 @@ def main() -> None:
             },
         },
     )
-
-
-if __name__ == "__main__":
-    run_tool(main)

@@ -2,7 +2,7 @@
 
 The clips come in the order and with the views of a training run (frames, crop, flip, colour), and each loader reads
 them from the shards itself, so all do the same work; each is written as its documentation advises. A loader is a
-function of a `Setup` that yields the number of clips of each batch. Imported by tools/bench_loader.py.
+function of a `Setup` that yields the number of clips of each batch. Imported by cclslr bench loader.
 """
 
 from __future__ import annotations

@@ -22,34 +22,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from cclslr import train
 from cclslr.bench import pretrain, sweep
 from cclslr.bench.machine import describe, matrix_peak, peak_memory
+from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config, to_dict
-from cclslr.console import console, run_tool
+from cclslr.console import console
 from cclslr.data.batch import Batch
+from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 from cclslr.training.distributed import Ranks, ranks
 from cclslr.training.optimise import check_batch
 
 EXAMPLES = """examples:
-  python tools/bench_train.py --config configs/pretrain.yaml data.shards=[shards/wlasl2000] --plain --tricks all
-  python tools/bench_train.py --config configs/demo_pretrain.yaml                  compute only, needs no data
-  torchrun --nproc-per-node 8 tools/bench_train.py --config configs/pretrain.yaml data.shards=[shards/all]
-  python tools/bench_train.py --config configs/pretrain.yaml --ranks 1,2,4,8       scaling, batch grows with the ranks
-  python tools/bench_train.py --config configs/pretrain.yaml --sweep data.shards=[shards/jpeg,shards/h264]
+  cclslr bench train --config configs/pretrain.yaml data.shards=[shards/wlasl2000] --plain --tricks all
+  cclslr bench train --config configs/demo_pretrain.yaml                  compute only, needs no data
+  torchrun --nproc-per-node 8 -m cclslr bench train --config configs/pretrain.yaml data.shards=[shards/all]
+  cclslr bench train --config configs/pretrain.yaml --ranks 1,2,4,8       scaling, batch grows with the ranks
+  cclslr bench train --config configs/pretrain.yaml --sweep data.shards=[shards/jpeg,shards/h264]
                                   (a sweep takes each of the shards as an alternative, not together)
-  python tools/bench_train.py --config configs/pretrain.yaml --trace trace.json    open in https://ui.perfetto.dev
+  cclslr bench train --config configs/pretrain.yaml --trace trace.json    open in https://ui.perfetto.dev
 """
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     names = ", ".join(trick.name for trick in pretrain.TRICKS)
     parser.add_argument("--config", metavar="FILE", help="YAML file of a pre-training run, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override one key, e.g. optim.batch=8")
@@ -64,7 +63,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     args = parser.parse_intermixed_args(argv)
     if args.repeats < 3:
-        raise ValueError(f"--repeats {args.repeats}: a median and a spread take at least 3")
+        raise UserError(f"--repeats {args.repeats}: a median and a spread take at least 3")
     return args
 
 
@@ -73,7 +72,7 @@ def chosen_tricks(text: str | None, cfg: PretrainConfig, mine: Ranks) -> list[pr
     wanted = [] if text is None else list(by_name) if text == "all" else text.split(",")
     unknown = [name for name in wanted if name not in by_name]
     if unknown:
-        raise ValueError(f"--tricks {unknown[0]}: choose from {', '.join(by_name)}")
+        raise UserError(f"--tricks {unknown[0]}: choose from {', '.join(by_name)}")
     return [by_name[name] for name in wanted if by_name[name].applies(cfg, mine)]
 
 
@@ -142,15 +141,22 @@ def scaling(args: argparse.Namespace, cfg: PretrainConfig) -> list[dict[str, Any
         for world in map(int, args.ranks.split(",")):
             out = Path(folder) / f"{world}.json"
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-            command += [__file__, *(["--config", args.config] if args.config else []), *args.overrides]
+            command += [
+                "-m",
+                "cclslr",
+                "bench",
+                "train",
+                *(["--config", args.config] if args.config else []),
+                *args.overrides,
+            ]
             command += [f"optim.batch={world * cfg.optim.batch}", "--json", str(out)]
             command += ["--steps", str(args.steps), "--warmup", str(args.warmup), "--repeats", str(args.repeats)]
-            console.print(f"[dim]$ {escape(shlex.join(command))}[/]", soft_wrap=True)
+            console.print(f"$ {shlex.join(command)}", style="dim", soft_wrap=True)
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode:
                 lines = answer.stderr.splitlines()  # torchrun ends with a banner that does not say what happened
                 errors = [line for line in lines if "error" in line.lower() and "ChildFailed" not in line]
-                raise ValueError(f"{world} ranks failed: {(errors or ['no message'])[-1]}")
+                raise UserError(f"{world} ranks failed: {(errors or ['no message'])[-1]}")
             results.append(read_json(out))
     first = results[0]["modes"]["replay"]["clips_per_second"] / results[0]["world"]
     for result in results:
@@ -203,9 +209,9 @@ def show_sweep(result: dict[str, Any]) -> None:
         for row in rows:
             real, supply = row.get("real", row).get("clips_per_second"), row.get("supply", {}).get("clips_per_second")
             cells = ["" if value is None else f"{value:.1f}" for value in (real, supply)]
-            table.add_row(escape(" ".join(row["overrides"])), *cells, escape(row.get("error", "")))
+            table.add_row(" ".join(row["overrides"]), *cells, row.get("error", ""))
         console.print(table)
-    console.print("use:", *result["use"], soft_wrap=True, markup=False)
+    console.print("use:", *result["use"], soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -213,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(PretrainConfig, args.config, args.overrides)
     about = {
         "tool": "bench_train",
-        "command": shlex.join(sys.argv if argv is None else [Path(__file__).name, *argv]),
+        "command": shlex.join(["cclslr", "bench", "train", *(sys.argv[1:] if argv is None else argv)]),
         "environment": describe(),
     }
     torch.backends.cudnn.benchmark = True
@@ -235,7 +241,3 @@ def main(argv: list[str] | None = None) -> None:
         (show_sweep if args.sweep else show)(result)
     if args.json is not None:
         write_json(args.json, about | {"config": to_dict(cfg)} | result)
-
-
-if __name__ == "__main__":
-    run_tool(main)

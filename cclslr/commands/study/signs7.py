@@ -5,12 +5,11 @@ other 105, then fine-tuned with 5 labelled sequences of each sign. It is compare
 with a logistic regression on the standardised raw coordinates of every third frame: x and y, as the network has them,
 and all 258 numbers, depth and visibility included.
 
-    python tools/study_signs7.py ../shared/real/keypoints/signs7_mediapipe.npz --out docs/results/signs7
+    cclslr study signs7 ../shared/real/keypoints/signs7_mediapipe.npz --out docs/results/signs7
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from cclslr.console import console, run_tool
+from cclslr.cli import command_parser
+from cclslr.console import console
 from cclslr.files import atomic_write, read_json
 from cclslr.shards.format import ManifestRow, RawClip
 from cclslr.shards.pack import PackOptions, pack
@@ -116,14 +116,14 @@ def one_seed(path: Path, seed: int, folder: Path, overrides: list[str]) -> dict[
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(__name__, __doc__)
     parser.add_argument("file", type=Path, help="npz with X (210, 30, 258), y and classes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="default 1 to 5")
     parser.add_argument("--out", type=Path, default=Path("docs/results/signs7"), help="folder of the table")
     parser.add_argument("--runs", type=Path, default=Path("runs/signs7"), help="folder of the runs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for both training programs")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(argv)
     results = []
     for seed in args.seeds:
         folder = args.runs / f"seed{seed}"
@@ -140,7 +140,3 @@ def main() -> None:
         values = [result[name] for result in results]
         table.add_row(name, f"{np.mean(values):.1f}", f"{np.std(values, ddof=1) if len(values) > 1 else 0:.1f}")
     console.print(table)
-
-
-if __name__ == "__main__":
-    run_tool(main)

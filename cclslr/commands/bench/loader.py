@@ -21,26 +21,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import PEERS
 from rich.table import Table
 
 from cclslr.bench.jobs import Setup
 from cclslr.bench.machine import describe
+from cclslr.bench.peers import PEERS
 from cclslr.bench.process import LoaderFailed, LoaderProcess, Measurement, drop_from_cache
+from cclslr.cli import command_parser
 from cclslr.config import DataConfig, PretrainConfig, load_config, to_dict
-from cclslr.console import console, progress_bar, run_tool
+from cclslr.console import console, progress_bar
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import ranks
 
 OURS = ("cclslr-numba", "cclslr-dali", "cclslr-ffcv")
 EXAMPLES = """examples:
-  bench_loader.py shards/wlasl300 --loaders all --json out.json
-  bench_loader.py shards/wlasl300 --loaders cclslr data.workers=16            ours, on a GPU where there is one
-  bench_loader.py shards/real --loaders cclslr-numba,spdl-ffmpeg --clips 64 --repeats 5
-  bench_loader.py shards/wlasl300 --cache cold          from the disk; every clip is read at most once a measurement
+  cclslr bench loader shards/wlasl300 --loaders all --json out.json
+  cclslr bench loader shards/wlasl300 --loaders cclslr data.workers=16            ours, on a GPU where there is one
+  cclslr bench loader shards/real --loaders cclslr-numba,spdl-ffmpeg --clips 64 --repeats 5
+  cclslr bench loader shards/wlasl300 --cache cold          from the disk; every clip is read at most once a measurement
 
 Loaders: cclslr (ours, every backend that can read these shards), all, or names: NAMES."""
 
@@ -61,11 +63,7 @@ def our_loader(backend: str, setup: Setup) -> Iterator[int]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     known = ", ".join([*OURS, *PEERS])
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLES.replace("NAMES", known),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__name__, __doc__, EXAMPLES.replace("NAMES", known))
     parser.add_argument("shards", help="packed data set with video, in a folder")
     parser.add_argument("--loaders", default="all", help="default all")
     parser.add_argument("--clips", type=int, default=64, help="of a measurement (default 64)")
@@ -87,7 +85,7 @@ def chosen(text: str) -> list[str]:
     known = [*OURS, *PEERS]
     names = {"all": known, "cclslr": list(OURS)}.get(text, text.split(","))
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"unknown loader {unknown[0]!r}; choose of {', '.join(known)}, or cclslr, or all")
+        raise UserError(f"unknown loader {unknown[0]!r}; choose of {', '.join(known)}, or cclslr, or all")
     return names
 
 
@@ -107,7 +105,7 @@ class Contest:
     def _check_cold(self) -> None:
         num_clips, needed = len(ShardSet([self.setup.folder])), self.warmup * self.setup.cfg.optim.batch + self.clips
         if needed > num_clips:
-            raise ValueError(
+            raise UserError(
                 f"--cache cold reads a clip at most once, but a measurement with its warm-up takes {needed} of"
                 f" {num_clips} clips: lower --clips, optim.batch or data.workers, or pack more"
             )
@@ -187,13 +185,9 @@ def main(argv: list[str] | None = None) -> None:
         table.add_row(line["loader"], line["device"], *rates, *cost)
     console.print(table)
     for name, reason in contest.absent.items():
-        console.print(f"{name} left out: {reason}", markup=False)
+        console.print(f"{name} left out: {reason}")
     if args.json:
         settings = {"clips": args.clips, "warmup_batches": contest.warmup, "cache": args.cache, "config": to_dict(cfg)}
         write_json(args.json, {"rows": rows, "absent": contest.absent, "settings": settings, "environment": describe()})
     if not rows:
-        raise ValueError("no loader could be measured")
-
-
-if __name__ == "__main__":
-    run_tool(main)
+        raise UserError("no loader could be measured")

@@ -1,13 +1,12 @@
 """What an encoder's settings cost: bytes, error, and milliseconds of a core to decode.
 
-A setting is that of `make_shards.py` with a few of the encoder's options changed. PSNR is against the frames that were
+A setting is that of `cclslr pack` with a few of the encoder's options changed. PSNR is against the frames that were
 encoded. Times are CPU times of one thread, a pass over all clips at a time, settings in turns; the first pass is
 warm-up. "All" is every frame, "wanted" the frames of two training views.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections import deque
@@ -19,10 +18,12 @@ import numpy as np
 from rich.table import Table
 
 from cclslr.bench.machine import describe
+from cclslr.cli import command_parser
 from cclslr.config import ViewConfig
-from cclslr.console import console, progress_bar, run_tool
+from cclslr.console import console, progress_bar
 from cclslr.data.views import draw_views
 from cclslr.datasets.base import VideoFile
+from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards import video
 from cclslr.shards.crop import crop_and_resize
@@ -36,8 +37,8 @@ SETTINGS = {
     "vp9": ["", "crf=27", "crf=33"],
 }
 EXAMPLES = """examples:
-  python tools/bench_encoder.py my_signs/*/*.mp4
-  python tools/bench_encoder.py my_signs/*/*.mp4 --codec hevc --setting "crf=26" --setting "preset=slow crf=24" """
+  cclslr bench encoder my_signs/*/*.mp4
+  cclslr bench encoder my_signs/*/*.mp4 --codec hevc --setting "crf=26" --setting "preset=slow crf=24" """
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Encoded:
 
 
 def load_clip(path: Path, size: int) -> Source:
-    """A video as `make_shards.py folder` takes it: cropped to the signer where a keypoint file lies beside it."""
+    """A video as `cclslr pack folder` takes it: cropped to the signer where a keypoint file lies beside it."""
     pose = path.with_suffix(".npz")
     clip = crop_and_resize(VideoFile(str(path), str(pose) if pose.exists() else None).load(), size, "signer")
     assert clip.frames_THWC is not None
@@ -69,11 +70,11 @@ def encode(clips: list[Source], codec: str, setting: str) -> Encoded:
     """All clips with the default options, and those of `setting` instead ("crf=24 bf=0").
 
     Raises:
-        ValueError: a setting that is none.
+        UserError: a setting that is none.
     """
     encoder, options = video.ENCODERS[codec]
     if not all("=" in option for option in setting.split()):
-        raise ValueError(f"--setting {setting!r}: expected encoder options as NAME=VALUE, with blanks between them")
+        raise UserError(f"--setting {setting!r}: expected encoder options as NAME=VALUE, with blanks between them")
     changed = dict(option.split("=", 1) for option in setting.split())
     encoded, psnr_db = [], []
     with mock.patch.dict(video.ENCODERS, {codec: (encoder, options | changed)}):
@@ -101,17 +102,15 @@ def draw_wanted(clips: list[Source], size: int, epoch: int) -> list[list[int] | 
     return [np.unique(params.rgb_index_VBT[:, b]).tolist() for b in range(len(clips))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("videos", nargs="+", type=Path, help="video files; keypoints of the same name beside them")
     parser.add_argument("--codec", choices=sorted(SETTINGS), default="h264", help="default h264")
     parser.add_argument("--setting", action="append", metavar="OPTIONS", help="to try; by default a list of them")
     parser.add_argument("--size", type=int, default=256, help="pixels of the packed square (default 256)")
     parser.add_argument("--repeats", type=int, default=9, help="counted passes, each with other views (default 9)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single time")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     clips = [load_clip(path, args.size) for path in args.videos]
     settings = SETTINGS[args.codec] if args.setting is None else ["", *args.setting]
@@ -137,7 +136,3 @@ def main() -> None:
     console.print(table)
     if args.json is not None:
         write_json(args.json, {"machine": describe(), "codec": args.codec, "clips": len(clips), "settings": rows})
-
-
-if __name__ == "__main__":
-    run_tool(main)

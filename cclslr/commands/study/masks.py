@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from cclslr.console import console, progress_bar, run_tool
+from cclslr.cli import command_parser
+from cclslr.console import console, progress_bar
 from cclslr.datasets.synthetic import SynthClip, SynthOptions, manifest, moving_region
 from cclslr.files import write_json
 from cclslr.masking.flow import Flow, load_flow
@@ -21,7 +22,7 @@ from cclslr.masking.mpm import CHOICES, MpmOptions, motion_mask
 from cclslr.shards.format import MASK_SIZE
 
 EXAMPLES = """examples:
-  python tools/eval_masks.py --flow flows/tiny.safetensors --clips 120 --seed 2000 --out masks.json
+  cclslr study masks --flow flows/tiny.safetensors --clips 120 --seed 2000 --out masks.json
 
 Precision: share of the kept pixels that the moving forearms and hands sweep during the clip. Recall: share of the
 moving pixels of each frame that are kept. Both are means over clips; F1 is that of the two means. `p` of quantile
@@ -134,21 +135,19 @@ def evaluate(clips: list[SynthClip], flows: dict[str, Flow]) -> tuple[list[Score
     return sorted(scores, key=lambda score: -score.f1), shares
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("--flow", type=Path, nargs="*", default=[], help="flows to compare (.safetensors)")
     parser.add_argument("--clips", type=int, default=120, help="rendered clips (default: 120)")
     parser.add_argument("--size", type=int, default=96, help="pixels of a side (default: 96)")
     parser.add_argument("--camera", type=float, default=1.0, help="factor on the camera's movement (default: 1)")
     parser.add_argument("--seed", type=int, default=1000, help="of the rendered clips; not that of the flow's training")
     parser.add_argument("--out", type=Path, required=True, help="the scores as JSON")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse()
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     flows = {path.stem: load_flow(path) for path in args.flow}
     options = SynthOptions(
         classes=20, clips_per_class=(0, 0, -(-args.clips // 20)), size=args.size, frames=(24, 32), seed=args.seed,
@@ -189,7 +188,3 @@ def main() -> None:
             "scores": [dataclasses.asdict(score) for score in scores],
         },
     )
-
-
-if __name__ == "__main__":
-    run_tool(main)

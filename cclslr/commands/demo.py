@@ -1,0 +1,131 @@
+"""The main job from beginning to end, on data that it makes itself: pack, mask, pre-train, fine-tune, evaluate.
+
+Every stage is a command of its own, printed before it runs, so this is also the tour of the tools. Writes
+runs/demo/summary.json and runs/demo/views.png, and prints the table: fine-tuned with few labels, pre-trained against
+from scratch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from cclslr.cli import command_parser
+from cclslr.console import console
+from cclslr.files import read_json, write_json
+
+GROUP, PLACE = "training", 5
+
+ROOT = Path(__file__).resolve().parents[2]
+METRICS = ("per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5")
+
+# What `quick` changes: enough to show that every stage works, too little to learn much.
+DATA = ["--size", "80", "--frames", "24", "36", "--classes", "12", "--twins", "3", "--signers", "24", "0", "8"]
+FULL_DATA = ["--clips-per-class", "150", "0", "30"]
+QUICK_DATA = ["--clips-per-class", "8", "0", "3"]
+QUICK_PRETRAIN = ["optim.epochs=3"]
+QUICK_FINETUNE = ["optim.epochs=4"]
+
+
+def stage(title: str, *command: str) -> float:
+    """Run one command of this project; its wall time in seconds."""
+    console.rule(title)
+    console.print(f"$ python {shlex.join(command)}", style="dim", soft_wrap=True)
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
+    return time.perf_counter() - began
+
+
+def epoch_means(metrics: Path) -> tuple[list[float], list[float]]:
+    """Mean loss of each epoch, and the clips/s of every logged interval."""
+    losses: dict[int, list[float]] = {}
+    rates = []
+    for line in metrics.read_text().splitlines():
+        record = json.loads(line)
+        if "loss" in record:
+            losses.setdefault(int(record["epoch"] - 1e-6), []).append(record["loss"])
+            rates += [record["clips_per_second"]] if record["clips_per_second"] > 0 else []
+    return [sum(values) / len(values) for _, values in sorted(losses.items())], rates
+
+
+def summary(run: Path, seconds: float, stages: dict[str, float]) -> dict[str, Any]:
+    """What the demo reached, from the files that its stages wrote."""
+    loss, rates = epoch_means(run / "pretrain" / "metrics.jsonl")
+    last = json.loads((run / "pretrain" / "metrics.jsonl").read_text().splitlines()[-1])
+    scores = {start: read_json(run / start / "test.json")["scores"] for start in ("pretrained", "scratch")}
+    return {
+        "seconds": round(seconds, 1),
+        "stages": {name: round(value, 1) for name, value in stages.items()},
+        "pretrain": {
+            "steps": last["step"],
+            "clips_per_second": round(sorted(rates)[len(rates) // 2], 1) if rates else 0.0,
+            "loss": [round(value, 4) for value in loss],
+        },
+        "finetune": {
+            start: {branch: {m: round(score[m], 2) for m in METRICS} for branch, score in of_start.items()}
+            for start, of_start in scores.items()
+        },
+    }
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    table = Table("start", "branch", *METRICS, title="Test accuracy (%) after fine-tuning with few labels")
+    for start, branches in result["finetune"].items():
+        for branch, score in branches.items():
+            table.add_row(start, branch, *(f"{score[m]:.2f}" for m in METRICS))
+    return table
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(__name__, __doc__)
+    parser.add_argument(
+        "--size", choices=("full", "quick"), default="full", help="quick: a smoke test of a few minutes"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the data, the training and the choice of labels")
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="folder of the results")
+    parser.add_argument("--shards", type=Path, default=Path("shards/demo"), help="folder of the data set")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for pre-training, e.g. views.mask_alpha=0")
+    args = parser.parse_intermixed_args(argv)
+    quick = args.size == "quick"
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    for old in (args.run, args.shards):
+        shutil.rmtree(ROOT / old, ignore_errors=True)
+
+    began = time.perf_counter()
+    seed = str(args.seed)
+    stages = {
+        "pack": stage(
+            "Pack a data set of rendered signers, with motion-preserving masks",
+            "-m", "cclslr", "pack", "synthetic", "--out", str(args.shards), "--seed", seed, "--codec", "jpeg",
+            "--workers", str(os.cpu_count() or 1), "--masks", *DATA, *(QUICK_DATA if quick else FULL_DATA),
+        ),
+        "check": stage("Check it", "-m", "cclslr", "check", str(args.shards)),
+        "pretrain": stage(
+            "Pre-train both branches without labels", "-m", "cclslr.train", "--config", "configs/demo_pretrain.yaml",
+            f"data.shards=[{args.shards}]", f"run.dir={args.run}/pretrain", f"run.seed={seed}",
+            *(QUICK_PRETRAIN if quick else []), *args.overrides,
+        ),
+    }  # fmt: skip
+    for start, checkpoint in (("pretrained", f"{args.run}/pretrain/last.pt"), ("scratch", "null")):
+        stages[start] = stage(
+            f"Fine-tune with few labels, {start}", "-m", "cclslr.finetune", "--config", "configs/demo_finetune.yaml",
+            f"data.shards=[{args.shards}]", f"pretrained={checkpoint}", f"run.dir={args.run}/{start}",
+            f"run.seed={seed}", *(QUICK_FINETUNE if quick else []),
+        )  # fmt: skip
+    stages["picture"] = stage(
+        "Draw the views", "-m", "cclslr", "sheet", str(args.shards), "--config", "configs/demo_pretrain.yaml",
+        "--out", str(args.run / "views.png"), "views.size=128",
+    )  # fmt: skip
+    result = summary(ROOT / args.run, time.perf_counter() - began, stages)
+    write_json(ROOT / args.run / "summary.json", result)
+    console.print(result_table(result))
+    console.print(f"{result['seconds']:.0f} s; written: {args.run}/summary.json, {args.run}/views.png")

@@ -1,0 +1,43 @@
+"""Evaluate a fine-tuned checkpoint: per branch and fused, per instance and per class, each clip once.
+
+    cclslr evaluate runs/finetune/last.pt --shards shards/wlasl300 --split test
+    torchrun --nproc-per-node 8 -m cclslr evaluate runs/finetune/last.pt
+
+Writes <split>.json (the table) and <split>_predictions.csv (a row a clip) beside the checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cclslr.cli import command_parser
+from cclslr.config import FinetuneConfig, load_config
+from cclslr.console import console
+from cclslr.evaluate import evaluate, score_table, write_report
+from cclslr.models.classifier import from_checkpoint
+from cclslr.training import checkpoint
+from cclslr.training.distributed import ranks
+
+GROUP, PLACE = "use", 1
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(__name__, __doc__)
+    parser.add_argument("checkpoint", type=Path, help="written by cclslr.finetune")
+    parser.add_argument("--shards", nargs="+", help="packed data sets (default: the ones it was fine-tuned on)")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--out", type=Path, help="folder of the report (default: beside the checkpoint)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stored config")
+    args = parser.parse_intermixed_args(argv)
+    state = checkpoint.load(args.checkpoint)
+    classifier = from_checkpoint(state, str(args.checkpoint))
+    cfg = load_config(FinetuneConfig, None, args.overrides, stored=state["config"])
+    if args.shards:
+        cfg.data.shards = args.shards
+    with ranks(cfg.run.device) as mine:
+        scores, logits, clip_ids, shards = evaluate(classifier.to(mine.device), cfg, args.split, mine)
+        if mine.main:
+            folder = args.out or args.checkpoint.parent
+            write_report(folder, args.split, scores, logits, clip_ids, shards, state["classes"])
+            console.print(score_table(scores, f"{args.checkpoint} on {args.split}, {len(clip_ids)} clips"))
+            console.print(f"written: {folder}/{args.split}.json, {folder}/{args.split}_predictions.csv")

@@ -1,0 +1,83 @@
+"""Give every clip of a packed data set its motion-preserving mask, or another one, in place."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from cclslr.cli import command_parser
+from cclslr.console import console
+from cclslr.errors import UserError
+from cclslr.masking.options import add_arguments, mask_settings
+from cclslr.masking.rewrite import make_masks
+from cclslr.training.distributed import ranks
+
+GROUP, PLACE = "data", 8
+
+EXAMPLES = """examples:
+  cclslr masks shards/wlasl --flow flows/sl.safetensors
+  cclslr masks shards/wlasl --flow flows/sl.safetensors --threshold quantile --p 0.9
+  cclslr masks shards/wlasl --method temporal_std --workers 8
+  cclslr masks shards/wlasl --flow flows/sl.safetensors --scheduler tcp://head:8786     # docs/cluster.md
+  torchrun --nproc-per-node 8 -m cclslr masks shards/wlasl --flow flows/sl.safetensors      # eight GPUs
+
+Stopped or killed, the same command goes on where it was. Given again with other options, it replaces the masks. While
+it runs the data set stays readable: a shard is exchanged when its successor is complete. dataset.json and the json of
+every clip say which flow and options made the mask."""
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__name__, __doc__, EXAMPLES)
+    parser.add_argument("shards", type=Path, help="folder of a packed data set")
+    add_arguments(parser)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the flow (default auto)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes on the CPUs of this machine (default: one a core; on GPUs, one a rank of torchrun)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="dask.distributed scheduler whose workers' CPUs to use instead"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    if args.scheduler is not None and (args.workers is not None or args.device == "cuda"):
+        raise UserError("--scheduler takes the CPUs of its workers: leave out --workers, and --device cuda (torchrun)")
+    with ranks("cpu" if args.scheduler is not None else args.device) as world:
+        on_cpu = world.device.type == "cpu"
+        cores = os.cpu_count() or 1
+        settings = mask_settings(args, world.device)
+        workers = args.workers if args.workers is not None else cores if on_cpu and world.world == 1 else 0
+        if not on_cpu or world.world > 1:
+            if workers or args.scheduler is not None:
+                raise UserError("--workers and --scheduler are for CPUs; several GPUs take torchrun instead")
+            settings = dataclasses.replace(settings, threads=max(1, cores // world.world))
+        masks = make_masks(args.shards, settings, workers, world, args.scheduler)
+        if world.main:
+            console.print(table(masks))
+
+
+def table(masks: dict[str, Any]) -> Table:
+    """The closing table, from dataset.json's entry."""
+    totals = masks["totals"]
+    shown = Table(title="masks", show_header=False, title_justify="left")
+    shown.add_row("clips", f"{totals['clips']:,}")
+    if totals["without_video"]:
+        shown.add_row("clips without video", f"{totals['without_video']:,}")
+    shown.add_row("pixels kept", f"{100 * masks['share_kept']:.1f} %")
+    if masks["share_latents_masked"] is not None:
+        shown.add_row("latents masked", f"{100 * masks['share_latents_masked']:.1f} %")
+    degenerate = sum(totals["degenerate"].values())
+    shown.add_row("degenerate clips", f"{degenerate:,} ({100 * degenerate / max(1, totals['clips']):.1f} %)")
+    for reason, count in sorted(totals["degenerate"].items()):
+        shown.add_row(f"  {reason}", f"{count:,}")
+    flow = masks["flow"]
+    shown.add_row("flow", "none" if flow is None else f"{flow['preset']} {flow['size']}, {flow['sha256'][:12]}")
+    return shown

@@ -1,0 +1,193 @@
+"""Pack a data set into shards: videos and keypoints in, checked WebDataset tars out.
+
+It begins with a report of what is there and what is missing; --dry-run stops after it. A clip that cannot be used is
+listed with its reason in OUT/rejected.csv and the rest goes on; the exit code is then 1. Stopped or killed, the same
+command continues where it was. The same input gives the same bytes, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from pathlib import Path
+from types import ModuleType
+
+from rich.table import Table
+
+from cclslr.cli import command_parser
+from cclslr.console import console
+from cclslr.datasets.base import Import
+from cclslr.errors import UserError
+from cclslr.files import atomic_write, write_json
+from cclslr.shards.clip import PackOptions, pack_clip
+from cclslr.shards.crop import CROPS
+from cclslr.shards.format import CODECS, BadClip
+from cclslr.shards.pack import REJECTED_NAME, Rejected, pack
+
+GROUP, PLACE = "data", 1
+
+IMPORTERS = ("synthsign", "folder", "csv_list", "wlasl", "msasl", "nmfs_csl", "slr500")  # modules in cclslr.datasets
+MISSING_NAME = "missing.txt"
+
+EXAMPLES = """\
+examples:
+  cclslr pack synthetic --out shards/synth --classes 20
+  cclslr pack folder my_signs --out shards/mine --codec jpeg
+  cclslr pack csv clips.csv --out shards/mine --test-share 0.2 --workers 8
+  cclslr pack wlasl --annotations WLASL --videos WLASL/videos --poses poses --subset 300 --out shards/wlasl300
+  cclslr pack wlasl --help                     the options of one importer
+  cclslr pack msasl ... --dry-run --report msasl.json
+  cclslr pack slr500 ... --scheduler tcp://head:8786     on a cluster, see docs/cluster.md
+"""
+
+
+def parse(importers: list[ModuleType], argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = command_parser(__name__, __doc__, EXAMPLES)
+    commands = parser.add_subparsers(dest="importer", required=True, metavar="importer")
+    for module in importers:
+        command = commands.add_parser(module.NAME, help=module.HELP, description=module.__doc__, formatter_class=raw)
+        _add_arguments(command)
+        module.add_arguments(command)
+        command.set_defaults(load=module.load)
+    return parser.parse_args(argv)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = PackOptions()
+    group = parser.add_argument_group("packing")
+    group.add_argument("--out", required=True, metavar="DIR", help="folder of the packed data set, e.g. shards/mine")
+    group.add_argument(
+        "--codec", choices=CODECS, default=default.codec,
+        help=f"jpeg: for any GPU, five times the bytes; h264, hevc: NVDEC and CPU threads; vp9: DALI's CPU decoder"
+        f" (default {default.codec})",
+    )  # fmt: skip
+    group.add_argument(
+        "--size", type=int, default=default.size, help=f"pixels of the square, or of the short side ({default.size})"
+    )
+    group.add_argument(
+        "--crop", choices=CROPS, default=default.crop,
+        help="signer: one square a clip around the keypoints; none: the whole frame (default signer)",
+    )  # fmt: skip
+    group.add_argument("--quality", type=int, help="JPEG quality, or crf of the other codecs (default: the codec's)")
+    group.add_argument(
+        "--clips-per-shard", type=int, default=default.clips_per_shard, help=f"default {default.clips_per_shard}"
+    )
+    group.add_argument("--allow-unlabelled", action="store_true", help="clips without a label are packed, not rejected")
+    group.add_argument(
+        "--licence-note", default="", metavar="TEXT", help="kept in dataset.json and the data set's card"
+    )
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default 1)")
+    group.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
+    group.add_argument(
+        "--masks", action="store_true", help="add motion-preserving masks, by the defaults of cclslr masks"
+    )
+    group.add_argument("--report", metavar="FILE", help="write the report as JSON")
+    group.add_argument("--dry-run", action="store_true", help="stop after the report")
+
+
+def main(argv: list[str] | None = None) -> int:
+    importers = [importlib.import_module(f"cclslr.datasets.{name}") for name in IMPORTERS]
+    args = parse(importers, argv)
+    if args.workers < 1:
+        raise UserError(f"--workers is {args.workers}; choose at least 1")
+    options = PackOptions(
+        codec=args.codec,
+        size=args.size,
+        crop=args.crop,
+        quality=args.quality,
+        clips_per_shard=args.clips_per_shard,
+        allow_unlabelled=args.allow_unlabelled,
+        licence_note=args.licence_note,
+    )
+    found: Import = args.load(args)
+    estimate = estimate_cost(found, options, args.workers)
+    show_report(args.importer, found, estimate)
+    if args.report:
+        write_json(args.report, {**found.report.to_json(), **estimate})
+    if found.report.missing:
+        path = Path(args.out) / MISSING_NAME
+        with atomic_write(path, "w") as file:
+            file.writelines(f"{name}\n" for name in sorted(set(found.report.missing)))
+        console.print(f"missing files are listed in {path}")
+    if args.dry_run:
+        return 0
+    if not found.rows:
+        raise UserError("no clip to pack; see the report above")
+    result = pack(
+        found.rows,
+        args.out,
+        options,
+        classes=found.classes,
+        workers=args.workers,
+        scheduler=args.scheduler,
+        settings={"importer": args.importer, "conventions": found.report.conventions},
+        rejected=[Rejected("", reason, args.importer) for reason in found.report.rejected],
+    )
+    if result.shards_reused:
+        console.print(f"{result.shards_reused} shards were already there")
+    rejected = len(result.rejected)
+    if args.masks:
+        add_masks(args.out, args.workers, args.scheduler)
+    reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
+    console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
+    return 1 if rejected else 0
+
+
+def add_masks(out: str, workers: int, scheduler: str | None) -> None:
+    """Make masks with the defaults of cclslr masks."""
+    # Imported here: the worker processes import this file too, and most of them make no masks.
+    import torch
+
+    from cclslr.masking.options import add_arguments, mask_settings
+    from cclslr.masking.rewrite import make_masks
+    from cclslr.training.distributed import Ranks
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    alone = Ranks(0, 1, torch.device("cpu"))
+    make_masks(out, mask_settings(parser.parse_args([]), alone.device), workers, alone, scheduler)
+
+
+def estimate_cost(found: Import, options: PackOptions, workers: int) -> dict[str, int | None]:
+    """Bytes and seconds of the whole, from a few clips packed for trial; None where none of them works."""
+    rows, sizes = found.rows, []
+    began = time.perf_counter()
+    for row in [rows[len(rows) * number // 4] for number in (1, 2, 3)] if rows else []:
+        try:
+            sizes.append(sum(map(len, pack_clip(row, row.source.load(), options).parts.values())))
+        except BadClip:
+            continue  # packing will name it
+    if not sizes:
+        return {"estimated_bytes": None, "estimated_seconds": None}
+    each = (time.perf_counter() - began) / len(sizes)
+    return {
+        "estimated_bytes": round(sum(sizes) / len(sizes) * len(rows)),
+        "estimated_seconds": round(each * len(rows) / workers),
+    }
+
+
+def show_report(importer: str, found: Import, estimate: dict[str, int | None]) -> None:
+    """Print what the importer found."""
+    report = found.report
+    table = Table(title=importer, show_header=False, title_justify="left")
+    table.add_row("clips in the list", f"{report.rows:,}")
+    for split, count in report.splits.items():
+        table.add_row(f"  {split}", f"{count:,}")
+    table.add_row("classes", f"{report.classes:,}")
+    table.add_row("found", f"{report.found:,}")
+    table.add_row("missing", f"{len(report.missing):,}")
+    table.add_row("duplicates", f"{len(report.duplicates):,}")
+    table.add_row("rejected", f"{len(report.rejected):,}")
+    if report.classes_without_test:
+        table.add_row("classes without a test clip", ", ".join(report.classes_without_test[:10]))
+    for name, convention in report.conventions.items():
+        table.add_row(name, convention)
+    size, seconds = estimate["estimated_bytes"], estimate["estimated_seconds"]
+    if size is not None and seconds is not None:
+        table.add_row("estimated size, time", f"{size / 1e9:.2f} GB, {seconds / 60:.0f} min")
+    console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", soft_wrap=True)

@@ -1,0 +1,245 @@
+"""Forecast a pre-training run on given hardware: clips a second, epoch time, the bottleneck, and what to change.
+
+Storage, CPU, PCIe, decoding on the GPU and the training step work at the same time; the slowest sets the rate. Rates
+come from measurements (--train, --loader) or are assumed; the first table says which is which. docs/scaling.md explains
+the model and its limits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, advice, forecast
+from cclslr.cli import command_parser
+from cclslr.console import console
+from cclslr.errors import UserError
+from cclslr.files import read_json, write_json
+
+GROUP, PLACE = "training", 4
+
+NODES = {
+    "8x3090": Hardware(8, 8, 64, 256, 3.0, 3500, 25, 12, 3.1),
+    "8xh100": Hardware(8, 8, 112, 2000, 20, 25000, 50, 400, 50),
+    "1x3090": Hardware(1, 1, 16, 64, 3.0, 1000, 25, 12, 1.25),
+}
+GPUS = {"8x3090": 49.0, "1x3090": 49.0, "8xh100": 400.0}  # clips/s of a GPU at 40 % MFU (CCL-SLR §7), an assumption
+
+VIEW_BYTES = 32 * 224 * 224 * 3
+FRAME_BYTES = 256 * 256
+PLACEMENTS = {
+    # where decoding and augmentation happen: bytes of a clip that cross PCIe, assumed core-ms on the CPU
+    "gpu": ("decode and augment on the GPU", None, 0.5),
+    "libav": ("decode on CPU threads, augment on the GPU", 58 * FRAME_BYTES * 1.5, 7.0),
+    "cpu": ("decode and augment on the CPU", 2 * VIEW_BYTES, 12.0),
+}
+CLIP_KB = {"jpeg": 870.0, "h264": 80.0, "hevc": 60.0, "vp9": 80.0}
+
+EXAMPLES = """examples:
+  cclslr plan                                                 8 x 3090, the paper's four data sets
+  cclslr plan --train train.json --loader loader.json         measured rates (bench_train, bench_loader)
+  cclslr plan --node 8xh100 --table                           1 to 512 GPUs
+  cclslr plan --node 8xh100 --gpus 512 --clips 100000000 --remote --store-gb-s 100 --codec h264
+"""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(__name__, __doc__, EXAMPLES)
+    parser.add_argument("--node", choices=NODES, default="8x3090", help="what a node is like (default 8x3090)")
+    parser.add_argument("--gpus", type=int, help="GPUs over all nodes (default: one node)")
+    for field, text in (
+        ("cores", "of a node"),
+        ("memory-gb", "of a node"),
+        ("disk-gb-s", "GB/s that a node's disks read"),
+        ("disk-gb", "GB of a node's disks for the cache of remote shards"),
+        ("bus-gb-s", "GB/s from host to one GPU"),
+        ("link-gb-s", "GB/s from one GPU of a node to another"),
+        ("network-gb-s", "GB/s of a node's network"),
+        ("store-gb-s", "GB/s of the object storage, over all nodes"),
+    ):
+        parser.add_argument(f"--{field}", type=float, help=text + " (default: as --node)")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="JSON of cclslr bench train on one such GPU")
+    parser.add_argument("--loader", type=Path, metavar="FILE", help="JSON of cclslr bench loader on such a machine")
+    parser.add_argument("--compute", type=float, help="clips/s of one GPU that never waits, instead of --train")
+    parser.add_argument("--placement", choices=PLACEMENTS, default="gpu", help="who decodes (default gpu)")
+    parser.add_argument("--codec", choices=CLIP_KB, default="jpeg", help="of the shards (default jpeg)")
+    parser.add_argument("--clip-kb", type=float, help="kB a clip, as packed (default: by codec)")
+    parser.add_argument("--core-ms", type=float, help="CPU milliseconds a clip (default: by placement)")
+    parser.add_argument("--gpu-loader", type=float, help="clips/s of one GPU that only decodes and augments")
+    parser.add_argument("--clips", type=int, default=145_951, help="of the data set (default: the paper's four)")
+    parser.add_argument("--remote", action="store_true", help="shards in object storage, with a cache on each node")
+    parser.add_argument("--batch", type=int, default=8, help="clips a GPU and step (default 8)")
+    parser.add_argument("--micro-batch", type=int, default=8, help="clips that pass together (default 8)")
+    parser.add_argument("--parameters", type=float, default=128.8, help="millions, of both branches (default 128.8)")
+    parser.add_argument("--compressed", action="store_true", help="gradients travel in two bytes instead of four")
+    parser.add_argument("--no-shuffle-bn", action="store_true", help="objective.shuffle_bn=false")
+    parser.add_argument("--epochs", type=int, default=140, help="(default 140)")
+    parser.add_argument("--table", action="store_true", help="1 to 512 GPUs instead of one size")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the forecast")
+    return parser.parse_args(argv)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A number and where it comes from."""
+
+    value: float
+    source: str  # "measured: …" or "assumed: …"
+
+
+def from_train(path: Path) -> dict[str, Given]:
+    """Rate, batch and size of a `bench_train` file.
+
+    Raises:
+        UserError: not such a file.
+    """
+    result = read_json(path)
+    try:
+        gpu = (result["environment"]["gpus"] or [result["environment"]["cpu"]])[0]
+        source = f"measured: {path.name}, {gpu}"
+        return {
+            "compute": Given(result["modes"]["replay"]["clips_per_second"] / result["world"], source),
+            "batch": Given(result["batch"] // result["world"], source),
+            "micro_batch": Given(result["config"]["optim"]["micro_batch"], source),
+            "parameters": Given(result["parameters"], source),
+        }
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}: not written by cclslr bench train (no {error})") from error
+
+
+def from_loader(path: Path, placement: str, codec: str) -> dict[str, Given]:
+    """Core-milliseconds a clip, or the rate of one GPU, from the row of a `bench_loader` file that fits best.
+
+    Raises:
+        UserError: no such file or no such row.
+    """
+    result = read_json(path)
+    rows = result.get("rows") if isinstance(result, dict) else None
+    cores = result.get("environment", {}).get("cores") if isinstance(result, dict) else None
+    if not isinstance(rows, list) or not cores:
+        raise UserError(f"{path}: not written by cclslr bench loader (rows and environment.cores expected)")
+    device = "cpu" if placement == "cpu" else "gpu"
+    rows = [
+        row
+        for row in rows
+        if row["loader"].startswith("cclslr") and row["device"] == device and row["codec"] == codec
+        if device == "cpu" or ("libav" in row["loader"]) == (placement == "libav")
+    ]
+    if not rows:
+        raise UserError(f"{path}: no row of cclslr with device {device}, codec {codec} and decoding by {placement}")
+    row = max(rows, key=lambda row: row["clips_per_second"])
+    source = f"measured: {path.name}, {row['loader']}"
+    if device == "cpu":
+        return {"core_ms": Given(1e3 * cores / row["clips_per_second"], source)}
+    return {"gpu_loader": Given(row["clips_per_second"], source)}
+
+
+def gather(args: argparse.Namespace) -> tuple[Work, dict[str, Given]]:
+    """The work of a clip and a step; measured where there is a measurement, else given, else assumed."""
+    _, bus_bytes, core_ms = PLACEMENTS[args.placement]
+    clip_bytes = 1e3 * (args.clip_kb or CLIP_KB[args.codec])
+    given = {
+        "compute": Given(args.compute, "assumed: --compute")
+        if args.compute
+        else Given(GPUS[args.node], "assumed: 40 % MFU"),
+        "batch": Given(args.batch, "assumed: --batch"),
+        "micro_batch": Given(args.micro_batch, "assumed: --micro-batch"),
+        "core_ms": Given(core_ms, f"assumed: {args.placement}"),
+        "gpu_loader": Given(math.inf, "assumed: no limit; measure it with cclslr bench loader"),
+        "parameters": Given(1e6 * args.parameters, "assumed: r3d50 and the paper's pose encoder, with heads"),
+        "clip_bytes": Given(clip_bytes, f"assumed: {args.codec} at 256 x 256"),
+    }
+    if args.train is not None:
+        given |= from_train(args.train)
+    if args.loader is not None:
+        given |= from_loader(args.loader, args.placement, args.codec)
+    for name in ("core_ms", "gpu_loader"):
+        if getattr(args, name) is not None:
+            given[name] = Given(getattr(args, name), f"assumed: --{name.replace('_', '-')}")
+    if args.clip_kb:
+        given["clip_bytes"] = Given(clip_bytes, "assumed: --clip-kb")
+    number = {name: item.value for name, item in given.items()}
+    work = Work(
+        compute=number["compute"],
+        batch=int(number["batch"]),
+        micro_batches=max(1, int(number["batch"] // number["micro_batch"])),
+        core_ms=number["core_ms"],
+        gpu_loader=number["gpu_loader"],
+        clip_bytes=number["clip_bytes"],
+        bus_bytes=clip_bytes if bus_bytes is None else bus_bytes,
+        view_bytes=0 if args.no_shuffle_bn else VIEW_BYTES,
+        gradient_bytes=number["parameters"] * (2 if args.compressed else 4),
+        same_cores=args.train is not None and not read_json(args.train)["environment"]["gpus"],
+    )
+    return work, given
+
+
+def hardware(args: argparse.Namespace, gpus: int) -> Hardware:
+    """The chosen node with what the command line changes."""
+    names = ("cores", "memory_gb", "disk_gb_s", "disk_gb", "bus_gb_s", "link_gb_s", "network_gb_s", "store_gb_s")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return dataclasses.replace(NODES[args.node], gpus=gpus, **changes)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as something to read."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def as_json(result: Forecast, text: str) -> dict[str, Any]:
+    finite = lambda value: value if math.isfinite(value) else None  # noqa: E731
+    return {
+        "clips_per_second": result.clips_per_second,
+        "epoch_seconds": result.epoch_seconds,
+        "first_epoch_seconds": result.first_epoch_seconds,
+        "bottleneck": result.bottleneck.name,
+        "advice": text,
+        "global_batch": result.global_batch,
+        "step_efficiency": result.efficiency,
+        "supply_over_consumption": finite(result.headroom),
+        "stages": {stage.name: finite(stage.clips_per_second) for stage in result.stages},
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    work, given = gather(args)
+    corpus = Corpus(args.clips, args.remote)
+    inputs = Table("input", "value", "source", title="What the forecast rests on")
+    for name, item in given.items():
+        inputs.add_row(name, f"{item.value:,.4g}", item.source)
+    for name, value in dataclasses.asdict(hardware(args, args.gpus or NODES[args.node].gpus)).items():
+        source = f"--{name.replace('_', '-')}" if getattr(args, name, None) is not None else f"--node {args.node}"
+        inputs.add_row(name, f"{value:,.4g}", f"assumed: {source}")
+    console.print(inputs)
+
+    sizes = [2**i for i in range(10)] if args.table else [args.gpus or NODES[args.node].gpus]
+    titles = ("GPUs", "clips/s", "epoch", "first epoch", f"{args.epochs} epochs", "batch", "step efficiency", "limit")
+    table = Table(*titles, title="Forecast", box=box.SIMPLE_HEAD)
+    rows = []
+    for gpus in sizes:
+        machine = hardware(args, gpus)
+        result = forecast(work, machine, corpus)
+        rows.append({"gpus": gpus} | as_json(result, advice(result, work, machine)))
+        total = result.first_epoch_seconds + (args.epochs - 1) * result.epoch_seconds
+        times = [duration(seconds) for seconds in (result.epoch_seconds, result.first_epoch_seconds, total)]
+        cells = [str(gpus), f"{result.clips_per_second:,.0f}", *times, str(result.global_batch)]
+        table.add_row(*cells, f"{result.efficiency:.0%}", result.bottleneck.name)
+    console.print(table)
+    for row in rows if not args.table else rows[-1:]:
+        console.print(f"{row['gpus']} GPUs: {row['advice']}", soft_wrap=True)
+    if math.isinf(work.gpu_loader) and args.placement != "cpu":
+        console.print("How fast a GPU decodes and augments is not known here, and left out: give --loader.")
+    if args.json is not None:
+        sources = {name: {"value": item.value if math.isfinite(item.value) else None, "source": item.source}
+                   for name, item in given.items()}  # fmt: skip
+        write_json(args.json, {"tool": "plan_run", "inputs": sources, "forecasts": rows})

@@ -1,0 +1,195 @@
+"""Whole-body keypoints of videos, 133 a frame, for the pose branch.
+
+Writes OUT/<name>.npz for each clip: `keypoints` float32 (T, 133, 3), x and y in pixels of the source, confidence; and
+`estimator`, `version`, `fps`. Beside them summary.json (detection rates by part) and check.csv (clips in which a part
+was found in too few frames, and clips that failed). A clip whose file is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import os
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+from rich.table import Table
+
+from cclslr.cli import command_parser
+from cclslr.console import console
+from cclslr.datasets import csv_list
+from cclslr.datasets.base import VideoFile
+from cclslr.datasets.lists import VIDEO_SUFFIXES, Files
+from cclslr.errors import UserError
+from cclslr.files import atomic_write, write_json
+from cclslr.poses import BACKENDS, PERSON_MODEL, POSE_MODEL_VARIABLE, EstimatorOptions
+from cclslr.poses.extract import ALL_PARTS, PARTS, PoseResult, PoseTask, compare_folders, run_task, summarise, weakest
+from cclslr.shards.executor import run_tasks
+from cclslr.shards.format import ClipSource
+
+GROUP, PLACE = "data", 6
+
+DATASETS = ("wlasl", "msasl", "nmfs_csl", "slr500")  # modules in cclslr.datasets
+CLIPS_A_TASK = 4
+
+EXAMPLES = """\
+Which backend:
+  rtmpose     RTMPose-x, the paper's estimator; wants a GPU for more than a few clips. Its model: docs/datasets.md
+  mediapipe   Holistic; works offline and on a CPU: about 18 frames a second on two cores
+Use one estimator for a whole data set and for prediction: two disagree by several pixels.
+
+Each backend brings its own build of cv2, so give it an environment of its own; torch is not needed there:
+  python -m venv .venv-poses && .venv-poses/bin/pip install --no-deps -e .
+  .venv-poses/bin/pip install "av>=14" "numpy>=2" rich pillow mediapipe==0.10.14
+  .venv-poses/bin/pip install "av>=14" "numpy>=2" rich pillow rtmlib onnxruntime-gpu        (or this)
+
+examples:
+  cclslr poses videos/ --out poses --backend mediapipe --workers 8
+  cclslr poses clip.mp4 --out poses --backend rtmpose --pose-model rtmpose-x.onnx --device cuda
+  cclslr poses videos/ --out poses --pose-model rtmpose-x.onnx --device cuda:0,cuda:1 --workers 4
+  cclslr poses clips.csv --out poses                         a table as of cclslr pack csv; names are its keys
+  cclslr poses --dataset msasl --annotations MSASL --videos youtube --out poses/msasl
+                                                                 the clips of a data set, cut as packing will cut them
+"""
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; with --dataset, the options of its importer as well."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = command_parser(__name__, __doc__, EXAMPLES)
+    parser.add_argument("--dataset", choices=DATASETS, help="clips of a data set, with the options of cclslr pack")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the keypoint files, e.g. poses")
+    parser.add_argument("--backend", choices=BACKENDS, default="rtmpose", help="default rtmpose")
+    parser.add_argument(
+        "--pose-model", default=os.environ.get(POSE_MODEL_VARIABLE, ""), metavar="FILE",
+        help=f".onnx, or the URL of one, of a whole-body model with SimCC outputs (default: ${POSE_MODEL_VARIABLE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--person-model", default=PERSON_MODEL, metavar="FILE", help=".onnx of a YOLOX (default: rtmlib downloads one)"
+    )
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, or cuda:0,cuda:1,…: tasks take turns")
+    parser.add_argument("--batch", type=int, default=16, help="frames that pass the pose model together (default 16)")
+    parser.add_argument("--detect-every", type=int, default=5, metavar="N", help="look for people every N frames (5)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default 1)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, metavar="S",
+        help="list clips whose body, face or better hand is found in a smaller share of the frames (default 0.3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compare", metavar="DIR", help="measure the distance to keypoints of the same names, by part, in compare.json"
+    )
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--dataset")
+    dataset = chooser.parse_known_args(argv)[0].dataset
+    if dataset in DATASETS:
+        _importer(dataset).add_arguments(parser.add_argument_group(dataset))
+    else:
+        parser.add_argument("inputs", nargs="+", metavar="INPUT", help="videos, folders of videos, or one .csv table")
+    return parser.parse_args(argv)
+
+
+def collect(args: argparse.Namespace) -> list[tuple[str, ClipSource]]:
+    """The clips and their names, in the order of the names.
+
+    Raises:
+        UserError: an input that is not there, no clip at all, or two clips of one name.
+    """
+    if args.dataset is not None:
+        clips = _import(_importer(args.dataset), args)
+    elif len(args.inputs) == 1 and args.inputs[0].endswith(".csv"):
+        parser = argparse.ArgumentParser()
+        csv_list.add_arguments(parser)
+        clips = _import(csv_list, parser.parse_args(args.inputs))
+    else:
+        clips = [clip for name in args.inputs for clip in _videos(Path(name))]
+    if not clips:
+        raise UserError(f"nothing to do: no video was found ({' '.join(VIDEO_SUFFIXES)})")
+    twice = [name for name, count in Counter(name for name, _ in clips).items() if count > 1]
+    if twice:
+        raise UserError(f"{len(twice)} names occur twice, e.g. {twice[0]}: their keypoints would be one file")
+    return sorted(clips, key=lambda clip: clip[0])
+
+
+def _videos(path: Path) -> list[tuple[str, ClipSource]]:
+    if path.is_file():
+        return [(path.stem, VideoFile(str(path)))]
+    if not path.is_dir():
+        raise UserError(f"{path} is not there")
+    # Each suffix alone: of two files that differ in it only, one walk would show one.
+    walks = [Files.walk(path, (suffix,)).by_path for suffix in VIDEO_SUFFIXES]
+    return [(stem, VideoFile(str(file))) for walk in walks for stem, file in walk.items()]
+
+
+def _importer(name: str) -> ModuleType:
+    return importlib.import_module(f"cclslr.datasets.{name}")
+
+
+def _import(module: ModuleType, args: argparse.Namespace) -> list[tuple[str, ClipSource]]:
+    found = module.load(args)
+    rows, missing = found.report.rows, len(found.report.missing)
+    console.print(f"{module.NAME}: {rows:,} clips in the list, {len(found.rows):,} found, {missing:,} files missing")
+    return [(row.key, row.source) for row in found.rows]
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    clips = collect(args)
+    out = Path(args.out)
+    devices = args.device.split(",")
+    tasks = []
+    for number, begin in enumerate(range(0, len(clips), CLIPS_A_TASK)):
+        options = EstimatorOptions(
+            backend=args.backend,
+            pose_model=args.pose_model,
+            person_model=args.person_model,
+            device=devices[number % len(devices)],
+            batch=args.batch,
+            detect_every=args.detect_every,
+        )
+        part = clips[begin : begin + CLIPS_A_TASK]
+        tasks.append(PoseTask(tuple((name, source, str(out / f"{name}.npz")) for name, source in part), options))
+    results: list[PoseResult] = []
+    sizes = [len(task.clips) for task in tasks]
+    for part_results in run_tasks(
+        run_task, tasks, workers=args.workers, scheduler=args.scheduler, description=args.backend, sizes=sizes
+    ):
+        results += part_results
+    results.sort(key=lambda result: result.name)
+    code = report(results, out, args.threshold)
+    if args.compare is not None:
+        distances = compare_folders(out, Path(args.compare))
+        write_json(out / "compare.json", distances)
+        for name in ALL_PARTS:
+            console.print(f"{name.replace('_', ' ')}: median distance {distances[name]['median_px']} px")
+    return code
+
+
+def report(results: list[PoseResult], out: Path, threshold: float) -> int:
+    """Write and show the summary; the exit code is 1 if a clip failed."""
+    summary = summarise(results, threshold)
+    write_json(out / "summary.json", summary)
+    to_check = [result for result in results if result.reason or weakest(result.rates) < threshold]
+    with atomic_write(out / "check.csv", "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["name", "frames", *PARTS, "reason"])
+        for result in to_check:
+            rates = [f"{result.rates[part]:.3f}" if result.rates else "" for part in PARTS]
+            writer.writerow([result.name, result.frames, *rates, result.reason])
+    table = Table(title=f"keypoints in {out}", show_header=False, title_justify="left")
+    done_before = sum(result.done_before for result in results)
+    failed = sum(bool(result.reason) for result in results)
+    table.add_row("clips", f"{len(results) - failed:,} ({done_before:,} of them were there)")
+    table.add_row("frames", f"{summary['frames']:,}")
+    detection = summary["detection"]
+    assert isinstance(detection, dict)
+    for part, rate in detection.items():
+        table.add_row(f"{part.replace('_', ' ')} found", f"{rate:.1%} of the frames")
+    table.add_row(f"below {threshold:g}", f"{len(to_check) - failed:,} clips")
+    table.add_row("failed", f"{failed:,} clips")
+    console.print(table)
+    if to_check:
+        console.print(f"clips to look at are listed in {out / 'check.csv'}", soft_wrap=True)
+    return 1 if failed else 0
