@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt tools/setup_ffcv.sh
 
 # The main job on data that it makes itself: pack, train the flow's masks, pre-train, fine-tune, evaluate.
 demo: setup
-	$(BIN)/python tools/demo.py --size $(DEMO)
+	$(BIN)/cclslr demo --size $(DEMO)
 
 test: lint types
 	$(BIN)/python -m pytest -n auto

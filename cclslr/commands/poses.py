@@ -57,7 +57,6 @@ examples:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; with --dataset, the options of its importer as well."""
-    raw = argparse.RawDescriptionHelpFormatter
     parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("--dataset", choices=DATASETS, help="clips of a data set, with the options of cclslr pack")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the keypoint files, e.g. poses")
