@@ -28,7 +28,9 @@ def test_paper_settings_are_the_defaults():
 def test_overrides_win_over_file(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("optim: {lr: 0.5, batch: 32}\n")
-    cfg = config_from_command_line(PretrainConfig, "doc", ["--config", str(path), "optim.lr=0.25", "data.shards=[a,b]"])
+    cfg = config_from_command_line(
+        "cclslr.train", PretrainConfig, "doc", ["--config", str(path), "optim.lr=0.25", "data.shards=[a,b]"]
+    )
     assert (cfg.optim.lr, cfg.optim.batch, cfg.data.shards) == (0.25, 32, ["a", "b"])
     assert load_config(PretrainConfig, None, [], stored=to_dict(cfg)) == cfg
 

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     for seed in range(args.seeds):
         run = args.runs / f"seed{seed}"
         if not (run / "summary.json").exists():
-            command = [sys.executable, "cclslr demo", "--seed", str(seed), "--run", str(run)]
+            command = [sys.executable, "-m", "cclslr", "demo", "--seed", str(seed), "--run", str(run)]
             subprocess.run([*command, "--shards", f"shards/study_demo{seed}", *args.overrides], check=True)
         for start, branches in read_json(run / "summary.json")["finetune"].items():
             rows += [{"seed": seed, "start": start, "branch": name} | score for name, score in branches.items()]
