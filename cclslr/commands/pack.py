@@ -8,16 +8,14 @@ command continues where it was. The same input gives the same bytes, whatever th
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from pathlib import Path
-from types import ModuleType
 
 from rich.table import Table
 
 from cclslr.cli import command_parser
 from cclslr.console import console
-from cclslr.datasets.base import Import
+from cclslr.datasets.base import Import, importers
 from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
@@ -27,7 +25,6 @@ from cclslr.shards.pack import REJECTED_NAME, Rejected, pack
 
 GROUP, PLACE = "data", 1
 
-IMPORTERS = ("synthsign", "folder", "csv_list", "wlasl", "msasl", "nmfs_csl", "slr500")  # modules in cclslr.datasets
 MISSING_NAME = "missing.txt"
 
 EXAMPLES = """\
@@ -42,16 +39,16 @@ examples:
 """
 
 
-def parse(importers: list[ModuleType], argv: list[str] | None = None) -> argparse.Namespace:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = command_parser(__name__, __doc__, EXAMPLES)
     commands = parser.add_subparsers(dest="importer", required=True, metavar="importer")
-    for module in importers:
-        command = commands.add_parser(module.NAME, help=module.HELP, description=module.__doc__, formatter_class=raw)
+    for name, importer in importers().items():
+        command = commands.add_parser(name, help=importer.help, description=importer.description, formatter_class=raw)
         _add_arguments(command)
-        module.add_arguments(command)
-        command.set_defaults(load=module.load)
+        importer.add_arguments(command)
+        command.set_defaults(load=importer.load)
     return parser.parse_args(argv)
 
 
@@ -89,8 +86,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    importers = [importlib.import_module(f"cclslr.datasets.{name}") for name in IMPORTERS]
-    args = parse(importers, argv)
+    args = parse(argv)
     if args.workers < 1:
         raise UserError(f"--workers is {args.workers}; choose at least 1")
     options = PackOptions(

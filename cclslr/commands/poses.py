@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
 import os
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 from rich.table import Table
 
 from cclslr.cli import command_parser
 from cclslr.console import console
-from cclslr.datasets import csv_list
-from cclslr.datasets.base import VideoFile
+from cclslr.datasets.base import Importer, VideoFile, importers
 from cclslr.datasets.lists import VIDEO_SUFFIXES, Files
 from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
@@ -31,7 +28,6 @@ from cclslr.shards.format import ClipSource
 
 GROUP, PLACE = "data", 6
 
-DATASETS = ("wlasl", "msasl", "nmfs_csl", "slr500")  # modules in cclslr.datasets
 CLIPS_A_TASK = 4
 
 EXAMPLES = """\
@@ -58,7 +54,7 @@ examples:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; with --dataset, the options of its importer as well."""
     parser = command_parser(__name__, __doc__, EXAMPLES)
-    parser.add_argument("--dataset", choices=DATASETS, help="clips of a data set, with the options of cclslr pack")
+    parser.add_argument("--dataset", choices=importers(), help="clips of a data set, with the options of cclslr pack")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the keypoint files, e.g. poses")
     parser.add_argument("--backend", choices=BACKENDS, default="rtmpose", help="default rtmpose")
     parser.add_argument(
@@ -83,8 +79,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--dataset")
     dataset = chooser.parse_known_args(argv)[0].dataset
-    if dataset in DATASETS:
-        _importer(dataset).add_arguments(parser.add_argument_group(dataset))
+    if dataset in importers():
+        importers()[dataset].add_arguments(parser.add_argument_group(dataset))
     else:
         parser.add_argument("inputs", nargs="+", metavar="INPUT", help="videos, folders of videos, or one .csv table")
     return parser.parse_args(argv)
@@ -97,11 +93,11 @@ def collect(args: argparse.Namespace) -> list[tuple[str, ClipSource]]:
         UserError: an input that is not there, no clip at all, or two clips of one name.
     """
     if args.dataset is not None:
-        clips = _import(_importer(args.dataset), args)
+        clips = _import(importers()[args.dataset], args)
     elif len(args.inputs) == 1 and args.inputs[0].endswith(".csv"):
-        parser = argparse.ArgumentParser()
-        csv_list.add_arguments(parser)
-        clips = _import(csv_list, parser.parse_args(args.inputs))
+        table, parser = importers()["csv"], argparse.ArgumentParser()
+        table.add_arguments(parser)
+        clips = _import(table, parser.parse_args(args.inputs))
     else:
         clips = [clip for name in args.inputs for clip in _videos(Path(name))]
     if not clips:
@@ -122,14 +118,10 @@ def _videos(path: Path) -> list[tuple[str, ClipSource]]:
     return [(stem, VideoFile(str(file))) for walk in walks for stem, file in walk.items()]
 
 
-def _importer(name: str) -> ModuleType:
-    return importlib.import_module(f"cclslr.datasets.{name}")
-
-
-def _import(module: ModuleType, args: argparse.Namespace) -> list[tuple[str, ClipSource]]:
-    found = module.load(args)
+def _import(importer: Importer, args: argparse.Namespace) -> list[tuple[str, ClipSource]]:
+    found = importer.load(args)
     rows, missing = found.report.rows, len(found.report.missing)
-    console.print(f"{module.NAME}: {rows:,} clips in the list, {len(found.rows):,} found, {missing:,} files missing")
+    console.print(f"{importer.name}: {rows:,} clips in the list, {len(found.rows):,} found, {missing:,} files missing")
     return [(row.key, row.source) for row in found.rows]
 
 

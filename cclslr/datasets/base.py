@@ -1,21 +1,42 @@
-"""What every importer gives back, and the source that most of them use: a span of a video file with a keypoint file.
+"""What an importer is, what it gives back, and the source that most use: a span of a video file with a keypoint file.
 
-An importer is a module `cclslr/datasets/<name>.py` with
-
-    NAME: str                                                the sub-command of cclslr pack
-    HELP: str                                                one line
-    def add_arguments(parser: argparse.ArgumentParser) -> None
-    def load(args: argparse.Namespace) -> Import             reads lists and folders, decodes nothing
+Adding a data set is adding a module to this package that defines an `Importer`; `importers` finds it.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cclslr.shards.format import ManifestRow, RawClip
+import numpy as np
+
+from cclslr import registry
+from cclslr.shards.format import BadClip, ManifestRow, RawClip
+
+
+@dataclass(frozen=True)
+class Importer:
+    """One kind of data set: an entry of the table that `cclslr pack`, `cclslr poses --dataset` and the tests share."""
+
+    name: str  # the sub-command of cclslr pack
+    help: str  # one line
+    add_arguments: Callable[[Any], None]  # to a parser, or to a group of one
+    load: Callable[[argparse.Namespace], Import]  # reads lists and folders, decodes nothing
+
+    @property
+    def description(self) -> str | None:
+        """What --help says: the docstring of the importer's module."""
+        return sys.modules[self.load.__module__].__doc__
+
+
+def importers() -> dict[str, Importer]:
+    """Every data set that can be packed, by name."""
+    return registry.find(__package__, Importer)
 
 
 @dataclass
@@ -89,6 +110,60 @@ class VideoFile:
         Raises:
             BadClip: unreadable or empty video, a span beyond it, keypoints of another shape or length.
         """
-        from cclslr.shards.decode import load_video_file  # imported where it works: importers decode nothing
+        from cclslr.shards.decode import decode_file, load_keypoints  # where it works: importers decode nothing
 
-        return load_video_file(self)
+        keypoints_TKC, texts = (None, {}) if self.pose is None else load_keypoints(self.pose)
+        if self.path is not None:
+            clip = decode_file(self.path, self.frames, self.seconds)
+            if keypoints_TKC is not None:
+                keypoints_TKC = _cut_with_video(keypoints_TKC, clip.meta)
+        elif keypoints_TKC is not None:
+            assert self.pose is not None
+            total = len(keypoints_TKC)
+            begin, end = self._pose_span(total)
+            keypoints_TKC = keypoints_TKC[begin:end]
+            meta = {"source": Path(self.pose).name, "span": [begin, end], "source_frames": total}
+            clip = RawClip(None, None, self.fps, meta)
+        else:
+            raise BadClip("neither video nor pose")
+        clip.keypoints_TKC = keypoints_TKC
+        if texts:
+            clip.meta["pose"] = texts
+        if self.box is not None:
+            clip.meta["box"] = self._box_in_pixels(clip.frames_THWC)
+        return clip
+
+    def _pose_span(self, total: int) -> tuple[int, int]:
+        """The span of a clip that has keypoints alone; a file as long as the span was cut with its video."""
+        if self.frames is not None:
+            begin, end = self.frames
+        elif self.seconds is not None:
+            begin = round(self.seconds[0] * self.fps)
+            end = None if self.seconds[1] is None else round(self.seconds[1] * self.fps)
+        else:
+            begin, end = 0, None
+        if end is not None and end - begin == total:
+            return 0, total
+        if not 0 <= begin < total or (end is not None and not begin < end <= total):
+            raise BadClip(f"the span {begin} to {end} does not lie in the pose's {total} frames")
+        return begin, total if end is None else end
+
+    def _box_in_pixels(self, frames_THWC: np.ndarray | None) -> list[float] | None:
+        assert self.box is not None
+        if not self.box_is_fraction:
+            return [float(value) for value in self.box]
+        if frames_THWC is None:
+            return None
+        _, height, width, _ = frames_THWC.shape
+        x0, y0, x1, y1 = self.box
+        return [x0 * width, y0 * height, x1 * width, y1 * height]
+
+
+def _cut_with_video(keypoints_TKC: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
+    """Keypoints of the clip, from a file of the clip or of the whole video."""
+    begin, end = meta["span"]
+    if len(keypoints_TKC) not in (end - begin, meta["source_frames"]):
+        raise BadClip(
+            f"the pose has {len(keypoints_TKC)} frames, the video {meta['source_frames']}, the clip {end - begin}"
+        )
+    return keypoints_TKC if len(keypoints_TKC) == end - begin else keypoints_TKC[begin:end]

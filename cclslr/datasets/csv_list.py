@@ -6,14 +6,11 @@ import argparse
 import csv
 from pathlib import Path
 
-from cclslr.datasets.base import Import, VideoFile
+from cclslr.datasets.base import Import, Importer, VideoFile
 from cclslr.datasets.folder import add_split_arguments, split_of
 from cclslr.datasets.lists import Ledger, clean_key, read_lines
 from cclslr.errors import UserError
 from cclslr.shards.format import SPLITS, ManifestRow
-
-NAME = "csv"
-HELP = "a CSV file with a row a clip: video, pose, label, split, signer, span"
 
 COLUMNS = (
     "key", "video", "pose", "label", "gloss", "split", "signer", "start_frame", "end_frame", "start_seconds",
@@ -141,3 +138,6 @@ def _span(row: dict[str, str], unit: str, kind: type[int] | type[float]) -> tupl
     if end is not None and end <= (start or 0):
         raise UserError(f"the span {start} to {end} is empty")
     return (start or 0, end)
+
+
+IMPORTER = Importer("csv", "a CSV file with a row a clip: video, pose, label, split, signer, span", add_arguments, load)

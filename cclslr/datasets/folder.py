@@ -12,13 +12,10 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from cclslr.datasets.base import Import, VideoFile
+from cclslr.datasets.base import Import, Importer, VideoFile
 from cclslr.datasets.lists import POSE_SUFFIXES, VIDEO_SUFFIXES, Files, Ledger, clean_key
 from cclslr.errors import UserError
 from cclslr.shards.format import SPLITS, ManifestRow
-
-NAME = "folder"
-HELP = "videos with keypoint files of the same name beside them; the subfolder is the label"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,3 +82,8 @@ def load(args: argparse.Namespace) -> Import:
     ledger.conventions["splits"] = "the first folder" if has_splits else "by the hash of the key"
     ledger.conventions["clips"] = ", ".join(f"{count:,} with {part}" for part, count in sorted(parts.items()))
     return ledger.finish(len(clips), classes)
+
+
+IMPORTER = Importer(
+    "folder", "videos with keypoint files of the same name beside them; the subfolder is the label", add_arguments, load
+)

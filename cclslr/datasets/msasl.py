@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cclslr.datasets.base import Import, VideoFile
+from cclslr.datasets.base import Import, Importer, VideoFile
 from cclslr.datasets.lists import (
     VIDEO_SUFFIXES,
     Files,
@@ -28,9 +28,6 @@ from cclslr.datasets.lists import (
 from cclslr.errors import UserError
 from cclslr.files import read_json
 from cclslr.shards.format import SPLITS
-
-NAME = "msasl"
-HELP = "MSASL100/200/500/1000 from MSASL_{train,val,test}.json and YouTube downloads or clips cut from them"
 
 PUBLISHED = {
     100: {"train": 3790, "val": 1190, "test": 757},
@@ -292,3 +289,11 @@ def judge(start: float, end: float, probe: Probe, shared: bool) -> str:
     if start < probe.seconds - 1 / probe.fps:
         return "untrimmed"
     return "beyond" if shared else "trimmed"
+
+
+IMPORTER = Importer(
+    "msasl",
+    "MSASL100/200/500/1000 from MSASL_{train,val,test}.json and YouTube downloads or clips cut from them",
+    add_arguments,
+    load,
+)

@@ -17,13 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cclslr.datasets.base import Import
+from cclslr.datasets.base import Import, Importer
 from cclslr.datasets.lists import Ledger, PoseFiles, clean_key, map_threads, read_lines, sample
 from cclslr.errors import UserError
 from cclslr.shards.format import BadClip, RawClip
-
-NAME = "nmfs_csl"
-HELP = "NMFs-CSL from folders of JPEG frames and its train and test lists"
 
 CLASSES = 1067
 PUBLISHED = {"train": 25_608, "val": 0, "test": 6_402}
@@ -279,3 +276,8 @@ def _report_sizes(folders: list[Path], ledger: Ledger) -> None:
     if sizes:
         shown = ", ".join(f"{name} ({count})" for name, count in sorted(sizes.items()))
         ledger.conventions["frame sizes"] = f"{shown} of {sum(sizes.values())} clips looked at"
+
+
+IMPORTER = Importer(
+    "nmfs_csl", "NMFs-CSL from folders of JPEG frames and its train and test lists", add_arguments, load
+)

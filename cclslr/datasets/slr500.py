@@ -12,12 +12,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cclslr.datasets.base import Import, VideoFile
+from cclslr.datasets.base import Import, Importer, VideoFile
 from cclslr.datasets.lists import VIDEO_SUFFIXES, Files, Ledger, PoseFiles, read_lines
 from cclslr.errors import UserError
-
-NAME = "slr500"
-HELP = "SLR500 from its P<signer>_<group>_<index>_<repetition> files, with split lists or by signer"
 
 CLASSES = 500
 GROUP_SIZE = 20  # words of a group
@@ -254,3 +251,11 @@ def _report_split(lines: list[_Line], ledger: Ledger) -> None:
             convention += "; 35 / 15 signers: P36 tests here, but trains in the published split (--train-signers 36)"
     ledger.conventions["signers"] = convention
     ledger.compare(PUBLISHED, "SLR500", _EXPLAINED.get((ledger.splits["train"], ledger.splits["test"]), _UNEXPLAINED))
+
+
+IMPORTER = Importer(
+    "slr500",
+    "SLR500 from its P<signer>_<group>_<index>_<repetition> files, with split lists or by signer",
+    add_arguments,
+    load,
+)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from cclslr.datasets.base import Import
+from cclslr.datasets.base import Import, Importer
 from cclslr.datasets.lists import Ledger
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.datasets.synthetic.signs import sign
-
-NAME = "synthetic"
-HELP = "SynthSign: rendered signers, made from nothing, for tests, demos and measurements"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,3 +67,11 @@ def load(args: argparse.Namespace) -> Import:
         ledger.count(row.split, row.label)
         ledger.rows.append(row)
     return ledger.finish(len(ledger.rows), [sign(number).gloss for number in options.signs])
+
+
+IMPORTER = Importer(
+    "synthetic",
+    "SynthSign: rendered signers, made from nothing, for tests, demos and measurements",
+    add_arguments,
+    load,
+)

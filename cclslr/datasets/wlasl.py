@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cclslr.datasets.base import Import, VideoFile
+from cclslr.datasets.base import Import, Importer, VideoFile
 from cclslr.datasets.lists import (
     VIDEO_SUFFIXES,
     Files,
@@ -29,9 +29,6 @@ from cclslr.datasets.lists import (
 from cclslr.errors import UserError
 from cclslr.files import read_json
 from cclslr.shards.format import SPLITS
-
-NAME = "wlasl"
-HELP = "WLASL100/300/1000/2000 from WLASL_v0.3.json (or nslt_K.json) and <video_id>.mp4 files"
 
 FPS = 25.0  # of the list's frame numbers
 PUBLISHED = {
@@ -308,3 +305,11 @@ def cut(start: int, end: int, probe: Probe) -> dict[str, Any]:
     if abs(probe.fps - FPS) < 0.01:
         return {"frames": (start - 1, None if end == -1 else end)}
     return {"seconds": ((start - 1) / FPS, None if end == -1 else end / FPS)}
+
+
+IMPORTER = Importer(
+    "wlasl",
+    "WLASL100/300/1000/2000 from WLASL_v0.3.json (or nslt_K.json) and <video_id>.mp4 files",
+    add_arguments,
+    load,
+)

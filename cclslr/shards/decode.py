@@ -6,7 +6,7 @@ import zlib
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import av
@@ -16,9 +16,6 @@ from av.video.stream import VideoStream
 
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.format import BadClip, RawClip
-
-if TYPE_CHECKING:
-    from cclslr.datasets.base import VideoFile
 
 MAX_BYTES = 4 << 30  # of decoded frames; a sign is seconds long
 _SPAN_SLACK = 1e-3  # seconds: spans are written with three digits, and made by dividing frame numbers by frame rates
@@ -201,61 +198,3 @@ def load_keypoints(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
     if keypoints.ndim != 3 or keypoints.shape[1:] != (NUM_WHOLEBODY, 3) or keypoints.dtype.kind not in "fiu":
         raise BadClip(f"keypoints {path.name} have shape {keypoints.shape}, expected (T, {NUM_WHOLEBODY}, 3)")
     return keypoints.astype(np.float32), texts
-
-
-def load_video_file(source: VideoFile) -> RawClip:
-    """What `VideoFile.load` does."""
-    keypoints_TKC, texts = (None, {}) if source.pose is None else load_keypoints(source.pose)
-    if source.path is not None:
-        clip = decode_file(source.path, source.frames, source.seconds)
-        if keypoints_TKC is not None:
-            begin, end = clip.meta["span"]
-            if len(keypoints_TKC) not in (end - begin, clip.meta["source_frames"]):
-                raise BadClip(
-                    f"the pose has {len(keypoints_TKC)} frames, the video {clip.meta['source_frames']}, "
-                    f"the clip {end - begin}"
-                )
-            if len(keypoints_TKC) != end - begin:
-                keypoints_TKC = keypoints_TKC[begin:end]
-    elif keypoints_TKC is not None:
-        total = len(keypoints_TKC)
-        begin, end = _pose_span(source, total)
-        keypoints_TKC = keypoints_TKC[begin:end]
-        assert source.pose is not None
-        meta = {"source": Path(source.pose).name, "span": [begin, end], "source_frames": total}
-        clip = RawClip(None, None, source.fps, meta)
-    else:
-        raise BadClip("neither video nor pose")
-    clip.keypoints_TKC = keypoints_TKC
-    if texts:
-        clip.meta["pose"] = texts
-    if source.box is not None:
-        clip.meta["box"] = _box_in_pixels(source, clip.frames_THWC)
-    return clip
-
-
-def _pose_span(source: VideoFile, total: int) -> tuple[int, int]:
-    """The span of a clip that has keypoints alone; a file as long as the span was cut with its video."""
-    if source.frames is not None:
-        begin, end = source.frames
-    elif source.seconds is not None:
-        begin = round(source.seconds[0] * source.fps)
-        end = None if source.seconds[1] is None else round(source.seconds[1] * source.fps)
-    else:
-        begin, end = 0, None
-    if end is not None and end - begin == total:
-        return 0, total
-    if not 0 <= begin < total or (end is not None and not begin < end <= total):
-        raise BadClip(f"the span {begin} to {end} does not lie in the pose's {total} frames")
-    return begin, total if end is None else end
-
-
-def _box_in_pixels(source: VideoFile, frames_THWC: np.ndarray | None) -> list[float] | None:
-    assert source.box is not None
-    if not source.box_is_fraction:
-        return [float(value) for value in source.box]
-    if frames_THWC is None:
-        return None
-    _, height, width, _ = frames_THWC.shape
-    x0, y0, x1, y1 = source.box
-    return [x0 * width, y0 * height, x1 * width, y1 * height]
