@@ -15,7 +15,7 @@ from cclslr.files import atomic_write, write_json
 from cclslr.models.ccl import ByModality
 from cclslr.models.classifier import Classifier, fuse
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 from cclslr.training.inference import over_clips
 from cclslr.training.metrics import accuracies, confusion
 from cclslr.training.optimise import Amp
@@ -24,15 +24,15 @@ Scores = dict[str, dict[str, float]]  # branch or fused → metric → percent
 
 
 def evaluate(
-    classifier: Classifier, cfg: FinetuneConfig, split: str, ranks: Ranks
+    classifier: Classifier, cfg: FinetuneConfig, split: str, process: Process
 ) -> tuple[Scores, ByModality, Tensor, ShardSet]:
     """Scores of the classifier on one split; also the logits, the clip ids and the data set they speak of."""
     shards = ShardSet(cfg.data.shards, split=split)
     classifier.eval()
-    amp = Amp(cfg.run.amp, ranks.device)
+    amp = Amp(cfg.run.amp, process.device)
     batch, modalities = cfg.optim.batch, cfg.model.modalities
     logits, clip_ids, labels = over_clips(
-        lambda views: fuse(classifier(views)), shards, cfg.data, cfg.views, modalities, batch, amp, ranks
+        lambda views: fuse(classifier(views)), shards, cfg.data, cfg.views, modalities, batch, amp, process
     )
     labelled = labels >= 0
     if not labelled.any():

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
@@ -30,9 +30,10 @@ from cclslr.errors import UserError
 from cclslr.evaluate import evaluate, score_table, write_report
 from cclslr.masking.options import require_masks
 from cclslr.models.classifier import Classifier
+from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
-from cclslr.training.distributed import Ranks, ranks
+from cclslr.training.distributed import Process, process_group
 from cclslr.training.journal import Journal
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, learning_rate, sgd
 from cclslr.training.rate import Rate
@@ -45,14 +46,14 @@ def finetune_step(
     batch: Batch,
     step: int,
     cfg: FinetuneConfig,
-    ranks: Ranks,
-) -> dict[str, Tensor]:
+    process: Process,
+) -> Losses:
     """One optimiser step on this rank's clips; returns the cross-entropy of each branch, mean over the rank's clips."""
     micro, size = cfg.optim.micro_batch, len(batch.clip_ids_B)
     views = {m: x for m, x in {"rgb": batch.rgb_VBTHWC, "pose": batch.pose_VBTJC}.items() if x is not None}
     slices = [slice(start, start + micro) for start in range(0, size, micro)]
-    terms: list[dict[str, Tensor]] = []
-    for group, part in enumerate(slices, ranks.rank * len(slices)):
+    terms: list[Losses] = []
+    for group, part in enumerate(slices, process.rank * len(slices)):
         torch.manual_seed(int(hash_words(cfg.run.seed, Purpose.QUERY_DROPOUT, step, group)))
         no_sync = getattr(classifier_ddp, "no_sync", nullcontext) if part is not slices[-1] else nullcontext
         with no_sync():
@@ -65,9 +66,9 @@ def finetune_step(
     return {name: torch.stack([losses[name] for losses in terms]).mean() for name in terms[0]}
 
 
-def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
+def finetune(cfg: FinetuneConfig, process: Process) -> None:
     """The whole run: from a pre-trained checkpoint to scores."""
-    check_batch(cfg.optim, ranks.world)
+    check_batch(cfg.optim, process.world)
     run_dir = Path(cfg.run.dir)
     shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     if unlabelled := [row.key for row in shards.rows if row.label < 0]:
@@ -80,13 +81,13 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
     classifier = Classifier(cfg.model, len(shards.classes), cfg.linear_probe)
     if cfg.pretrained is not None:
         classifier.load_pretrained(checkpoint.load(cfg.pretrained)["query"])
-    classifier.to(ranks.device)
+    classifier.to(process.device)
     if cfg.run.channels_last and "rgb" in cfg.model.modalities:
         convert_conv3d_weight_memory_format(classifier.encoder["rgb"], torch.channels_last_3d)
     compile_model(classifier, cfg.run)
-    classifier_ddp = distribute(classifier, ranks, cfg.run)
+    classifier_ddp = distribute(classifier, process, cfg.run)
     optimizer = sgd((p for p in classifier.parameters() if p.requires_grad), cfg.optim, cfg.run.fused_optimizer)
-    amp = Amp(cfg.run.amp, ranks.device)
+    amp = Amp(cfg.run.amp, process.device)
 
     first_step, best, source = 0, -1.0, checkpoint.to_resume(run_dir, cfg.run.resume)
     if source is not None:
@@ -104,7 +105,7 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
     )
 
     def save(name: str, step: int) -> None:
-        if ranks.main:
+        if process.main:
             state = {"classifier": classifier.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             state |= {
                 "scaler": amp.scaler.state_dict(),
@@ -115,8 +116,8 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
             }
             checkpoint.save(run_dir / name, state)
 
-    loader = Loader(cfg.data, cfg.views, shards, plan, ranks, cfg.model.modalities, cfg.run.seed)
-    journal = Journal(run_dir, active=ranks.main, first_step=first_step, last_step=last_step, title="fine-tuning")
+    loader = Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
+    journal = Journal(run_dir, active=process.main, first_step=first_step, last_step=last_step, title="fine-tuning")
     rate = Rate(loader, cfg.optim.batch)
     classifier_ddp.train()
     with loader.start(first_step), journal:
@@ -124,20 +125,20 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
             epoch = step / per_epoch
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(cfg.optim, epoch)
-            losses = finetune_step(classifier_ddp, optimizer, amp, next(loader), step, cfg, ranks)
+            losses = finetune_step(classifier_ddp, optimizer, amp, next(loader), step, cfg, process)
             done = step + 1
             if step == first_step:
                 rate.restart(done)
             record: dict[str, Any] = {}
             if done % cfg.run.log_every == 0 or done == last_step:
                 amp.check_progress()
-                mean = ranks.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
+                mean = process.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
                 record |= dict(zip(losses, mean)) | rate.since_last(done) | {"epoch": done / per_epoch}
                 text = "  ".join(f"{name} {value:.2f}" for name, value in zip(losses, mean))
                 journal.show(done, f"{text}  {record['clips_per_second']:.1f} clips/s  wait {record['waiting']:.0%}")
             if done % per_epoch == 0:
                 if cfg.report == "best_val":
-                    scores, *_ = evaluate(classifier, cfg, "val", ranks)
+                    scores, *_ = evaluate(classifier, cfg, "val", process)
                     classifier_ddp.train()
                     top1 = scores.get("fused", next(iter(scores.values())))["per_instance_top1"]
                     record["val_top1"] = top1
@@ -153,17 +154,17 @@ def finetune(cfg: FinetuneConfig, ranks: Ranks) -> None:
 
     if cfg.report == "best_val":
         classifier.load_state_dict(checkpoint.load(run_dir / "best.pt")["classifier"])
-    scores, all_logits, clip_ids, test = evaluate(classifier, cfg, cfg.eval_split, ranks)
-    if ranks.main:
+    scores, all_logits, clip_ids, test = evaluate(classifier, cfg, cfg.eval_split, process)
+    if process.main:
         write_report(run_dir, cfg.eval_split, scores, all_logits, clip_ids, test, shards.classes)
         console.print(score_table(scores, f"{run_dir}: {cfg.eval_split}, {len(clip_ids)} clips, {cfg.report} epoch"))
 
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config_from_command_line("cclslr.finetune", FinetuneConfig, __doc__, argv)
-    with ranks(cfg.run.device) as mine:
+    with process_group(cfg.run.device) as process:
         torch.backends.cudnn.benchmark = cfg.run.cudnn_benchmark
-        finetune(cfg, mine)
+        finetune(cfg, process)
 
 
 if __name__ == "__main__":

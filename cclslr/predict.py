@@ -19,7 +19,7 @@ from cclslr.shards.format import ManifestRow
 from cclslr.shards.pack import PackOptions, pack
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
-from cclslr.training.distributed import ranks
+from cclslr.training.distributed import process_group
 from cclslr.training.inference import over_clips
 from cclslr.training.optimise import Amp
 
@@ -35,7 +35,7 @@ def predict(
     state = checkpoint.load(checkpoint_path)
     classifier = from_checkpoint(state, str(checkpoint_path))
     cfg = load_config(FinetuneConfig, None, overrides, stored=state["config"])
-    with tempfile.TemporaryDirectory() as folder, ranks(cfg.run.device) as alone:
+    with tempfile.TemporaryDirectory() as folder, process_group(cfg.run.device) as alone:
         if pose is None and ("pose" in cfg.model.modalities or state["packing"]["crop"] == "signer"):
             from cclslr.poses import estimate  # its estimators are extras
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
@@ -28,10 +28,10 @@ from cclslr.data.plan import Plan
 from cclslr.errors import UserError
 from cclslr.masking.options import require_masks
 from cclslr.models.ccl import Branches, ByModality, MemoryBanks, key_copy, momentum_update
-from cclslr.models.objective import ccl_losses
+from cclslr.models.objective import Losses, ccl_losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
-from cclslr.training.distributed import Ranks, ranks
+from cclslr.training.distributed import Process, process_group
 from cclslr.training.journal import Journal
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, learning_rate, sgd
 from cclslr.training.probe import knn_probe
@@ -66,22 +66,22 @@ class Learner:
         self.amp.scaler.load_state_dict(state["scaler"])
 
 
-def build_learner(cfg: PretrainConfig, ranks: Ranks) -> Learner:
+def build_learner(cfg: PretrainConfig, process: Process) -> Learner:
     """Fresh branches, the same on every rank."""
     torch.manual_seed(cfg.run.seed)
-    query = Branches(cfg.model).to(ranks.device)
+    query = Branches(cfg.model).to(process.device)
     if cfg.run.channels_last and "rgb" in cfg.model.modalities:
         convert_conv3d_weight_memory_format(query.branch["rgb"], torch.channels_last_3d)
     key = key_copy(query)
-    banks = MemoryBanks(query, cfg.model, cfg.objective.bank_size).to(ranks.device)
+    banks = MemoryBanks(query, cfg.model, cfg.objective.bank_size).to(process.device)
     compile_model(query, cfg.run)
     compile_model(key, cfg.run)
-    query_ddp = distribute(query, ranks, cfg.run)
+    query_ddp = distribute(query, process, cfg.run)
     optimizer = sgd(query.parameters(), cfg.optim, cfg.run.fused_optimizer)
-    return Learner(query, query_ddp, key, banks, optimizer, Amp(cfg.run.amp, ranks.device))
+    return Learner(query, query_ddp, key, banks, optimizer, Amp(cfg.run.amp, process.device))
 
 
-def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig, ranks: Ranks) -> dict[str, Tensor]:
+def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig, process: Process) -> Losses:
     """One optimiser step on this rank's clips of global batch `step`; returns the loss terms, mean over its clips.
 
     Encoders see `micro_batch` clips at a time: one BatchNorm group. Which clips share a group, and the seed of every
@@ -90,28 +90,28 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
     micro, size, seed = cfg.optim.micro_batch, len(batch.clip_ids_B), cfg.run.seed
     views = {m: x for m, x in {"rgb": batch.rgb_VBTHWC, "pose": batch.pose_VBTJC}.items() if x is not None}
     slices = [slice(start, start + micro) for start in range(0, size, micro)]
-    first_group = ranks.rank * len(slices)
+    first_group = process.rank * len(slices)
 
     # Keys, from momentum encoders; shuffled, so that BN statistics do not tell which key belongs to which query
     momentum_update(learner.key, learner.query, cfg.objective.momentum, cfg.run.fused_momentum_update)
-    order_G = torch.arange(size * ranks.world)
+    order_G = torch.arange(size * process.world)
     if cfg.objective.shuffle_bn:
         order_G = torch.from_numpy(hash_words(seed, Purpose.SHUFFLE_BN, step, order_G.numpy()).argsort())
     keys: list[tuple[ByModality, ByModality]] = []
     with torch.no_grad(), learner.amp.autocast():
-        key_views = {m: ranks.exchange(x_VB[1], order_G) for m, x_VB in views.items()}
+        key_views = {m: process.exchange(x_VB[1], order_G) for m, x_VB in views.items()}
         for group, part in enumerate(slices, first_group):
             torch.manual_seed(int(hash_words(seed, Purpose.KEY_DROPOUT, step, group)))
             g_k, f_k = learner.key({m: x_B[part] for m, x_B in key_views.items()})
             # Copied, as the next run of a CUDA graph overwrites them
             keys.append(({m: g.clone() for m, g in g_k.items()}, {m: f.clone() for m, f in f_k.items()}))
-    unshuffle_G = order_G.argsort().to(ranks.device, non_blocking=True)
-    g_k_G = {m: ranks.gather(torch.cat([g[m] for g, _ in keys]))[unshuffle_G] for m in views}
-    f_k_G = {m: ranks.gather(torch.cat([f[m] for _, f in keys]))[unshuffle_G] for m in views}
-    f_k = {m: ranks.part(f_k_G[m]) for m in views}
+    unshuffle_G = order_G.argsort().to(process.device, non_blocking=True)
+    g_k_G = {m: process.gather(torch.cat([g[m] for g, _ in keys]))[unshuffle_G] for m in views}
+    f_k_G = {m: process.gather(torch.cat([f[m] for _, f in keys]))[unshuffle_G] for m in views}
+    f_k = {m: process.part(f_k_G[m]) for m in views}
 
     # Queries
-    terms: list[ByModality] = []
+    terms: list[Losses] = []
     for group, part in enumerate(slices, first_group):
         torch.manual_seed(int(hash_words(seed, Purpose.QUERY_DROPOUT, step, group)))
         no_sync = getattr(learner.query_ddp, "no_sync", nullcontext) if part is not slices[-1] else nullcontext
@@ -125,7 +125,7 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
         terms.append({name: loss.detach() for name, loss in losses.items()})
     learner.amp.step(learner.optimizer)
 
-    learner.banks.enqueue(f_k_G, g_k_G, ranks.gather(batch.clip_ids_B))
+    learner.banks.enqueue(f_k_G, g_k_G, process.gather(batch.clip_ids_B))
     return {name: torch.stack([losses[name] for losses in terms]).mean() for name in terms[0]}
 
 
@@ -136,9 +136,9 @@ def at_epoch(cfg: PretrainConfig, epoch: float) -> PretrainConfig:
     return replace(cfg, objective=replace(cfg.objective, spm=False))
 
 
-def train(cfg: PretrainConfig, ranks: Ranks) -> None:
+def train(cfg: PretrainConfig, process: Process) -> None:
     """The whole run: from shards to checkpoints."""
-    check_batch(cfg.optim, ranks.world)
+    check_batch(cfg.optim, process.world)
     if cfg.optim.batch > cfg.objective.bank_size:
         raise UserError(f"objective.bank_size={cfg.objective.bank_size} is smaller than optim.batch={cfg.optim.batch}")
     run_dir = Path(cfg.run.dir)
@@ -146,7 +146,7 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
     if "rgb" in cfg.model.modalities:
         require_masks(shards, cfg.views.mask_alpha)
     plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
-    learner = build_learner(cfg, ranks)
+    learner = build_learner(cfg, process)
 
     first_step, source = 0, checkpoint.to_resume(run_dir, cfg.run.resume)
     if source is not None:
@@ -158,15 +158,15 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
     last_step = min(cfg.optim.epochs * per_epoch, cfg.run.max_steps or 10**12)
     console.print(
         f"pre-training on {plan.clips_per_epoch} clips: {last_step} steps of {cfg.optim.batch}, {per_epoch} an epoch, "
-        f"{ranks.world} rank(s), {ranks.device.type}, {learner.amp.name}"
+        f"{process.world} rank(s), {process.device.type}, {learner.amp.name}"
     )
 
     def save(name: str, step: int) -> None:
-        if ranks.main:
+        if process.main:
             checkpoint.save(run_dir / name, learner.state() | {"step": step, "config": to_dict(cfg)})
 
-    loader = Loader(cfg.data, cfg.views, shards, plan, ranks, cfg.model.modalities, cfg.run.seed)
-    journal = Journal(run_dir, active=ranks.main, first_step=first_step, last_step=last_step, title="pre-training")
+    loader = Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
+    journal = Journal(run_dir, active=process.main, first_step=first_step, last_step=last_step, title="pre-training")
     rate = Rate(loader, cfg.optim.batch)
     with loader.start(first_step), journal:
         for step in range(first_step, last_step):
@@ -174,7 +174,7 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
             for group in learner.optimizer.param_groups:
                 group["lr"] = learning_rate(cfg.optim, epoch)
             batch = next(loader)
-            losses = pretrain_step(learner, batch, step, at_epoch(cfg, epoch), ranks)
+            losses = pretrain_step(learner, batch, step, at_epoch(cfg, epoch), process)
 
             done = step + 1
             if step == first_step:  # it held compilation and the first fill of the pipeline: not a rate
@@ -182,11 +182,11 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
             record: dict[str, Any] = {}
             if cfg.run.hash_stream:
                 record["stream"] = [
-                    crc for of_rank in ranks.gather_objects(loader.batch_hashes(batch)) for crc in of_rank
+                    crc for of_rank in process.gather_objects(loader.batch_hashes(batch)) for crc in of_rank
                 ]
             if done % cfg.run.log_every == 0 or done == last_step:
                 learner.amp.check_progress()
-                mean = ranks.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
+                mean = process.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
                 record |= {"loss": sum(mean)} | dict(zip(losses, mean)) | rate.since_last(done)
                 record |= {"epoch": done / per_epoch, "lr": learning_rate(cfg.optim, epoch)}
                 record |= {"skipped_steps": learner.amp.skipped.item(), "quarantined": loader.quarantine.count}
@@ -195,7 +195,7 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
             if done % per_epoch == 0:
                 nth = done // per_epoch
                 if cfg.run.knn_every and nth % cfg.run.knn_every == 0:
-                    record |= knn_probe(learner.query, cfg, ranks)
+                    record |= knn_probe(learner.query, cfg, process)
                     rate.restart(done)
                 save("last.pt", done)
                 if nth % cfg.run.checkpoint_every == 0:
@@ -209,10 +209,10 @@ def train(cfg: PretrainConfig, ranks: Ranks) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config_from_command_line("cclslr.train", PretrainConfig, __doc__, argv)
-    with ranks(cfg.run.device) as mine:
+    with process_group(cfg.run.device) as process:
         torch.backends.cudnn.benchmark = cfg.run.cudnn_benchmark
         started = time.perf_counter()
-        train(cfg, mine)
+        train(cfg, process)
         console.print(f"done in {time.perf_counter() - started:.0f} s: {cfg.run.dir}/last.pt")
 
 

@@ -17,7 +17,7 @@ from cclslr.bench import peers
 from cclslr.bench.jobs import Jobs, Setup
 from cclslr.bench.pretrain import open_loader
 from cclslr.config import PretrainConfig, load_config
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 SMALL = ["views.rgb_frames=4", "views.size=32", "views.mask_alpha=0", "optim.batch=2", "data.workers=1"]
 
@@ -71,7 +71,7 @@ def test_peers_make_the_views_that_ours_makes(codec, tmp_path):
     folder = tiny_shards(tmp_path / codec, (4, 0, 0), codec=codec)
     cfg = load_config(PretrainConfig, None, [*SMALL, "data.backend=numba", f"data.shards=[{folder}]"])
     jobs = Jobs(Setup(str(folder), cfg, tmp_path))
-    with open_loader(cfg, Ranks(0, 1, torch.device("cpu"))).start() as loader:
+    with open_loader(cfg, Process(0, 1, torch.device("cpu"))).start() as loader:
         ours = next(loader)
     for b in range(2):
         job = jobs[b]

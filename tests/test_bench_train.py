@@ -17,9 +17,9 @@ from cclslr.data.batch import Batch
 from cclslr.data.plan import Plan
 from cclslr.models.ccl import Branches
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = Process(0, 1, torch.device("cpu"))
 TINY = [
     "model.rgb=r3d10_narrow",
     "model.gcn_width=16",
@@ -55,7 +55,7 @@ def batches(cfg: PretrainConfig, number: int) -> list[Batch]:
     """Batches that differ, over a few clips that come again."""
     result = []
     for index in range(number):
-        batch = pretrain.random_batch(cfg, Ranks(index, 1, torch.device("cpu")))
+        batch = pretrain.random_batch(cfg, Process(index, 1, torch.device("cpu")))
         batch.clip_ids_B = (torch.arange(cfg.optim.batch) + 3 * index) % 10
         result.append(batch)
     return result

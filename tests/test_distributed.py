@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 WORKER = """
 import torch
-from cclslr.training.distributed import ranks
+from cclslr.training.distributed import process_group
 
-with ranks("cpu") as mine:
+with process_group("cpu") as mine:
     for trial in range(20):
         size = 1 + trial % 4
         generator = torch.Generator().manual_seed(trial)
@@ -45,7 +45,7 @@ def test_exchange_shuffles_rows_over_processes(tmp_path, world):
 
 
 def test_one_rank_is_alone():
-    alone = Ranks(0, 1, torch.device("cpu"))
+    alone = Process(0, 1, torch.device("cpu"))
     x_G = torch.arange(12).reshape(6, 2)
     source_G = torch.randperm(6)
     assert torch.equal(alone.exchange(x_G, source_G), x_G[source_G])

@@ -20,7 +20,7 @@ from cclslr.data.plan import EvalPlan, Plan
 from cclslr.shards.format import BadClip, ManifestRow
 from cclslr.shards.pack import PackOptions, pack
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 VIEWS = ViewConfig(rgb_frames=4, pose_frames=6, size=32, mask_alpha=0.5)
 
@@ -62,8 +62,8 @@ def _loader(folder: Path, backend: str, split: str | None = "train", augment: bo
     shards = ShardSet([str(folder)], split)
     cfg = DataConfig(shards=[str(folder)], backend=backend, device="cpu", max_bad_share=0.9)
     plan = Plan(len(shards), 4, seed=3) if augment else EvalPlan(len(shards), 4)
-    ranks = Ranks(0, 1, torch.device("cpu"))
-    return Loader(cfg, VIEWS, shards, plan, ranks, ["rgb", "pose"], 3, augment)
+    process = Process(0, 1, torch.device("cpu"))
+    return Loader(cfg, VIEWS, shards, plan, process, ["rgb", "pose"], 3, augment)
 
 
 def test_batches_are_those_of_the_shards(jpeg: Path) -> None:

@@ -18,7 +18,7 @@ from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import ManifestRow, RawClip
 from cclslr.shards.pack import pack
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 WIDTH, HEIGHT, RADIUS, SIZE, CLIPS = 320, 256, 9, 160, 6
 WHOLE = np.array(SELECTED)[SLICES["body"]]
@@ -82,8 +82,8 @@ def _batch(folder: str, cfg: ViewConfig, backend: str, decode: str):
     data = DataConfig(shards=[folder], backend=backend, decode=decode)
     shards = Masked(data.shards, "train")
     plan = Plan.for_training(shards, data, CLIPS, seed=0)
-    ranks = Ranks(0, 1, torch.device("cpu"))
-    with Loader(data, cfg, shards, plan, ranks, ("rgb", "pose"), seed=2).start(0) as loader:
+    process = Process(0, 1, torch.device("cpu"))
+    with Loader(data, cfg, shards, plan, process, ("rgb", "pose"), seed=2).start(0) as loader:
         batch = next(loader)
     ids = plan.batch(0, 0)
     rows = [shards.rows[i] for i in ids]

@@ -19,7 +19,7 @@ from cclslr.masking.advflow import import_advflow
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow, weights_hash
 from cclslr.masking.training import TrainOptions, learning_rate, measure, train_flow
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 
 @pytest.fixture(autouse=True)
@@ -284,7 +284,7 @@ def toy_frames(count: int = 96) -> Tensor:
 
 
 OPTIONS = TrainOptions(steps=8, batch=4, lr=2e-3, warmup=3)
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = Process(0, 1, torch.device("cpu"))
 
 
 def fresh() -> Flow:

@@ -28,7 +28,7 @@ from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import ManifestRow, RawClip
 from cclslr.shards.pack import pack
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 
 class Bar:
@@ -69,7 +69,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, flow_path: Path) -> Path:
     glosses = ('a <b> & "c"', "house", "house", "pose")
     rows = [ManifestRow(f"clip{i}", Bar(i), {0: 0, 1: 1, 2: 1, 3: 2}[i], glosses[i], "train", "s") for i in range(4)]
     pack(rows, out, PackOptions(codec="jpeg", size=48, crop="none", quality=95), workers=0)
-    make_masks(out, MaskSettings(MpmOptions(), str(flow_path)), 0, Ranks(0, 1, torch.device("cpu")))
+    make_masks(out, MaskSettings(MpmOptions(), str(flow_path)), 0, Process(0, 1, torch.device("cpu")))
     return out
 
 

@@ -22,7 +22,7 @@ from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import BadClip, ManifestRow
 from cclslr.shards.pack import pack
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 VIEWS = ViewConfig(rgb_frames=4, pose_frames=6, size=32, mask_alpha=0.5)
 CLIPS, BATCH, STEPS = 19, 4, 4  # 3 clips are left out of each epoch
@@ -53,13 +53,13 @@ class Masked(ShardSet):
         return clip
 
 
-def _ranks(rank: int = 0, world: int = 1) -> Ranks:
-    return Ranks(rank, world, torch.device("cpu"))
+def _process(rank: int = 0, world: int = 1) -> Process:
+    return Process(rank, world, torch.device("cpu"))
 
 
 def _loader(
     folder: str,
-    ranks: Ranks | None = None,
+    process: Process | None = None,
     modalities: tuple[str, ...] = ("rgb", "pose"),
     augment: bool = True,
     shards: ShardSet | None = None,
@@ -69,7 +69,7 @@ def _loader(
     cfg = DataConfig(shards=[folder], **{"backend": "numba", **data})
     shards = shards or Masked([folder], "train")
     plan = Plan.for_training(shards, cfg, batch, seed=1) if augment else Plan.for_evaluation(shards, batch)
-    return Loader(cfg, VIEWS, shards, plan, ranks or _ranks(), modalities, seed=5, augment=augment)
+    return Loader(cfg, VIEWS, shards, plan, process or _process(), modalities, seed=5, augment=augment)
 
 
 def _stream(loader: Loader, first: int, num: int) -> list[list[int]]:
@@ -89,7 +89,7 @@ def test_restart_at_every_step_and_other_ranks(folders, codec: str, backend: str
         again = _stream(_loader(folder, backend=backend, prefetch=3, workers=3), first, 2)
         assert again == whole[first : first + 2]
     for world in (2, 4):
-        parts = [_stream(_loader(folder, _ranks(rank, world), backend=backend), 2, 3) for rank in range(world)]
+        parts = [_stream(_loader(folder, _process(rank, world), backend=backend), 2, 3) for rank in range(world)]
         assert [_flat(of_ranks) for of_ranks in zip(*parts, strict=True)] == whole[2:5]
 
 
@@ -113,7 +113,7 @@ def test_batches_hold_what_the_plan_and_the_shards_say(folders) -> None:
 def test_evaluation_gives_each_clip_once(folders, world: int) -> None:
     seen: list[int] = []
     for rank in range(world):
-        with _loader(folders("h264"), _ranks(rank, world), augment=False).start() as loader:
+        with _loader(folders("h264"), _process(rank, world), augment=False).start() as loader:
             for batch in loader:
                 assert batch.rgb_VBTHWC is not None
                 assert batch.rgb_VBTHWC.shape[:2] == (1, len(batch.clip_ids_B))

@@ -33,7 +33,7 @@ from cclslr.shards.format import BadClip, ManifestRow, RawClip
 from cclslr.shards.pack import pack
 from cclslr.shards.reader import ShardSet
 
-ALONE = rewrite.Ranks(0, 1, torch.device("cpu"))
+ALONE = rewrite.Process(0, 1, torch.device("cpu"))
 STD = MaskSettings(MpmOptions(method="temporal_std"))
 
 
@@ -239,7 +239,7 @@ def test_two_ranks_share_the_shards(packed: Path, shards: Path, tmp_path: Path) 
     whole = Path(shutil.copytree(packed, tmp_path / "whole"))
     make_masks(whole, STD, 0, ALONE)
 
-    class Apart(rewrite.Ranks):
+    class Apart(rewrite.Process):
         def gather_objects(self, value: Any) -> list[Any]:
             return [value]  # nobody to wait for: the test runs one after the other
 

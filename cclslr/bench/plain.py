@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from cclslr.config import ObjectiveConfig, OptimConfig, PretrainConfig
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
-from cclslr.models.ccl import Branches
+from cclslr.models.ccl import Branches, ByModality
+from cclslr.models.objective import Losses
 
-ByModality = dict[str, Tensor]
 
-
-def plain_momentum_update(key: nn.Module, query: nn.Module, momentum: float) -> None:
+def plain_momentum_update(key: nn.Module, query: nn.Module, gamma: float) -> None:
     """theta_k ← γ theta_k + (1-γ) theta_q, one parameter after the other (CCL-SLR Eq. 2)."""
     for key_parameter, query_parameter in zip(key.parameters(), query.parameters(), strict=True):
-        key_parameter.data = key_parameter.data * momentum + query_parameter.data * (1 - momentum)
+        key_parameter.data = key_parameter.data * gamma + query_parameter.data * (1 - gamma)
 
 
 def plain_sgd(parameters: list[nn.Parameter], cfg: OptimConfig) -> torch.optim.SGD:
@@ -42,7 +41,7 @@ def plain_losses(
     bank_g: ByModality,
     usable_BN: Tensor,
     cfg: ObjectiveConfig,
-) -> ByModality:
+) -> Losses:
     """The terms of `cclslr.models.objective.ccl_losses`, each with a product of its own (CCL-SLR Eq. 9-14)."""
 
     def info_nce(query_BD: Tensor, key_BD: Tensor, bank_ND: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ def build_plain_learner(cfg: PretrainConfig, device: torch.device, dtype: torch.
     )
 
 
-def plain_step(learner: PlainLearner, batch: Batch, step: int, cfg: PretrainConfig) -> ByModality:
+def plain_step(learner: PlainLearner, batch: Batch, step: int, cfg: PretrainConfig) -> Losses:
     """One optimiser step on the whole batch; returns the loss terms, mean over the batch."""
     micro, size, seed = cfg.optim.micro_batch, len(batch.clip_ids_B), cfg.run.seed
     views = {m: x for m, x in {"rgb": batch.rgb_VBTHWC, "pose": batch.pose_VBTJC}.items() if x is not None}
@@ -126,7 +125,7 @@ def plain_step(learner: PlainLearner, batch: Batch, step: int, cfg: PretrainConf
                 f_k[m][order_B[group].to(device)], g_k[m][order_B[group].to(device)] = f[m], g[m]
 
     learner.optimizer.zero_grad()
-    total: ByModality = {}
+    total: Losses = {}
     for number, group in enumerate(groups):
         torch.manual_seed(int(hash_words(seed, Purpose.QUERY_DROPOUT, step, number)))
         with autocast:

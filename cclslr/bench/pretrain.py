@@ -27,7 +27,7 @@ from cclslr.models.ccl import Branches
 from cclslr.models.flops import forward_flops, training_flops
 from cclslr.models.objective import ccl_losses
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 from cclslr.training.optimise import Amp
 
 
@@ -45,17 +45,17 @@ class Mode(Protocol):
     def block(self, warmup: int, steps: int) -> Sample: ...
 
 
-def random_batch(cfg: PretrainConfig, ranks: Ranks) -> Batch:
+def random_batch(cfg: PretrainConfig, process: Process) -> Batch:
     """One rank's batch of noise, in the shape and memory layout of real ones."""
-    size = cfg.optim.batch // ranks.world
-    generator = torch.Generator().manual_seed(ranks.rank)
+    size = cfg.optim.batch // process.world
+    generator = torch.Generator().manual_seed(process.rank)
     views, rgb, pose = cfg.views, None, None
     if "rgb" in cfg.model.modalities:
         shape = (2, size, views.rgb_frames, views.size, views.size, 3)
-        rgb = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(ranks.device)
+        rgb = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(process.device)
     if "pose" in cfg.model.modalities:
-        pose = torch.rand(2, size, views.pose_frames, keypoints.NUM_JOINTS, 3, generator=generator).to(ranks.device)
-    ids = torch.arange(ranks.rank * size, (ranks.rank + 1) * size, device=ranks.device)
+        pose = torch.rand(2, size, views.pose_frames, keypoints.NUM_JOINTS, 3, generator=generator).to(process.device)
+    ids = torch.arange(process.rank * size, (process.rank + 1) * size, device=process.device)
     return Batch(rgb, pose, ids, torch.full_like(ids, -1))
 
 
@@ -64,26 +64,26 @@ def changed(cfg: PretrainConfig, *overrides: str) -> PretrainConfig:
     return load_config(PretrainConfig, None, list(overrides), stored=to_dict(cfg))
 
 
-def open_loader(cfg: PretrainConfig, ranks: Ranks) -> Loader:
+def open_loader(cfg: PretrainConfig, process: Process) -> Loader:
     """The loader of a training run, from `cfg.data.shards`."""
     shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
-    return Loader(cfg.data, cfg.views, shards, plan, ranks, cfg.model.modalities, cfg.run.seed)
+    return Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
 
 
 class Replay:
     """Compute alone: the same batch again and again."""
 
-    def __init__(self, step: Callable[[int], Any], ranks: Ranks) -> None:
-        self.step, self.ranks, self.done = step, ranks, 0
+    def __init__(self, step: Callable[[int], Any], process: Process) -> None:
+        self.step, self.process, self.done = step, process, 0
 
     def block(self, warmup: int, steps: int) -> Sample:
         for i in range(warmup + steps):
             if i == warmup:
-                started = _all_ready(self.ranks)
+                started = _all_ready(self.process)
             self.step(self.done)
             self.done += 1
-        return Sample(_slowest(started, self.ranks) / steps)
+        return Sample(_slowest(started, self.process) / steps)
 
 
 class Supply:
@@ -93,36 +93,36 @@ class Supply:
     counted.
     """
 
-    def __init__(self, cfg: PretrainConfig, ranks: Ranks, step: Callable[[Batch, int], Any] | None) -> None:
-        self.cfg, self.ranks, self.step, self.done = cfg, ranks, step, 0
+    def __init__(self, cfg: PretrainConfig, process: Process, step: Callable[[Batch, int], Any] | None) -> None:
+        self.cfg, self.process, self.step, self.done = cfg, process, step, 0
 
     def block(self, warmup: int, steps: int) -> Sample:
         warmup = max(warmup, self.cfg.data.prefetch + 1)
-        loader = open_loader(self.cfg, self.ranks)
+        loader = open_loader(self.cfg, self.process)
         with loader.start(self.done):
             for i in range(warmup + steps):
                 if i == warmup:
                     before = dict(loader.waited)
-                    started = _all_ready(self.ranks)
+                    started = _all_ready(self.process)
                 batch = next(loader)
                 if self.step is not None:
                     self.step(batch, self.done)
                 self.done += 1
-            seconds = _slowest(started, self.ranks) / steps
+            seconds = _slowest(started, self.process) / steps
             mine = {name: (value - before[name]) / steps for name, value in loader.waited.items()}
-        everyone = self.ranks.gather_objects(mine)
+        everyone = self.process.gather_objects(mine)
         return Sample(seconds, {name: statistics.mean(waited[name] for waited in everyone) for name in mine})
 
 
-def _all_ready(ranks: Ranks) -> float:
-    synchronize(ranks.device)
-    ranks.gather_objects(None)  # a barrier
+def _all_ready(process: Process) -> float:
+    synchronize(process.device)
+    process.gather_objects(None)  # a barrier
     return time.perf_counter()
 
 
-def _slowest(started: float, ranks: Ranks) -> float:
-    synchronize(ranks.device)
-    return max(ranks.gather_objects(time.perf_counter() - started))
+def _slowest(started: float, process: Process) -> float:
+    synchronize(process.device)
+    return max(process.gather_objects(time.perf_counter() - started))
 
 
 def take_turns(modes: Mapping[str, Mode], warmup: int, steps: int, repeats: int) -> dict[str, list[Sample]]:
@@ -165,15 +165,15 @@ def flops_per_clip(query: Branches, cfg: PretrainConfig) -> dict[str, int]:
     return counted
 
 
-def lean_step(learner: train.Learner, cfg: PretrainConfig, ranks: Ranks) -> Callable[[Batch, int], Any]:
+def lean_step(learner: train.Learner, cfg: PretrainConfig, process: Process) -> Callable[[Batch, int], Any]:
     """`cclslr.train.pretrain_step` on `learner`."""
-    return lambda batch, step: train.pretrain_step(learner, batch, step, cfg, ranks)
+    return lambda batch, step: train.pretrain_step(learner, batch, step, cfg, process)
 
 
-def plain_replay(cfg: PretrainConfig, ranks: Ranks, batch: Batch) -> Replay:
+def plain_replay(cfg: PretrainConfig, process: Process, batch: Batch) -> Replay:
     """The plain reference on the same batch, in the same arithmetic type; one rank only."""
-    learner = plain.build_plain_learner(cfg, ranks.device, Amp(cfg.run.amp, ranks.device).dtype)
-    return Replay(lambda step: plain.plain_step(learner, batch, step, cfg), ranks)
+    learner = plain.build_plain_learner(cfg, process.device, Amp(cfg.run.amp, process.device).dtype)
+    return Replay(lambda step: plain.plain_step(learner, batch, step, cfg), process)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Trick:
     flip: str | None  # None: `losses` flips it
     default: bool = True  # is it on in an ordinary run?
     losses: Callable[..., Any] = ccl_losses
-    applies: Callable[[PretrainConfig, Ranks], bool] = lambda cfg, ranks: True
+    applies: Callable[[PretrainConfig, Process], bool] = lambda cfg, process: True
 
 
 @contextlib.contextmanager
@@ -198,20 +198,20 @@ def cudnn_benchmark(on: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _on_gpu(cfg: PretrainConfig, ranks: Ranks) -> bool:
-    return ranks.device.type == "cuda"
+def _on_gpu(cfg: PretrainConfig, process: Process) -> bool:
+    return process.device.type == "cuda"
 
 
-def _several(cfg: PretrainConfig, ranks: Ranks) -> bool:
-    return ranks.world > 1
+def _several(cfg: PretrainConfig, process: Process) -> bool:
+    return process.world > 1
 
 
-def _several_gpus(cfg: PretrainConfig, ranks: Ranks) -> bool:
-    return _several(cfg, ranks) and _on_gpu(cfg, ranks)  # gloo has no compressed reduction
+def _several_gpus(cfg: PretrainConfig, process: Process) -> bool:
+    return _several(cfg, process) and _on_gpu(cfg, process)  # gloo has no compressed reduction
 
 
 TRICKS = (
-    Trick("channels_last", "run.channels_last=false", applies=lambda cfg, ranks: "rgb" in cfg.model.modalities),
+    Trick("channels_last", "run.channels_last=false", applies=lambda cfg, process: "rgb" in cfg.model.modalities),
     Trick("fused_momentum_update", "run.fused_momentum_update=false"),
     Trick("fused_optimizer", "run.fused_optimizer=false"),
     Trick("shared_similarity", None, losses=plain.plain_losses),  # how the losses are written: no key switches it
@@ -227,10 +227,10 @@ TRICKS = (
 class Flipped(Replay):
     """Replay with one trick flipped."""
 
-    def __init__(self, trick: Trick, cfg: PretrainConfig, ranks: Ranks, batch: Batch) -> None:
+    def __init__(self, trick: Trick, cfg: PretrainConfig, process: Process, batch: Batch) -> None:
         cfg = cfg if trick.flip is None else changed(cfg, trick.flip)
-        step = lean_step(train.build_learner(cfg, ranks), cfg, ranks)
-        super().__init__(lambda number: step(batch, number), ranks)
+        step = lean_step(train.build_learner(cfg, process), cfg, process)
+        super().__init__(lambda number: step(batch, number), process)
         self.trick, self.cudnn_benchmark = trick, cfg.run.cudnn_benchmark
 
     def block(self, warmup: int, steps: int) -> Sample:

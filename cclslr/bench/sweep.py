@@ -12,16 +12,16 @@ import torch
 from cclslr import train
 from cclslr.bench.pretrain import Replay, Supply, changed, lean_step, random_batch, summary, take_turns
 from cclslr.config import PretrainConfig
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 TIE = 0.02  # settings closer than this to the best are told apart by their supply
 
 Row = dict[str, Any]
 
 
-def micro_batches(cfg: PretrainConfig, ranks: Ranks, warmup: int, steps: int, repeats: int) -> list[Row]:
+def micro_batches(cfg: PretrainConfig, process: Process, warmup: int, steps: int, repeats: int) -> list[Row]:
     """Replay at every power of two that divides a rank's batch; one that exceeds the memory has an `error` instead."""
-    rank_batch = cfg.optim.batch // ranks.world
+    rank_batch = cfg.optim.batch // process.world
     rows = []
     for size in (2**i for i in range(rank_batch.bit_length())):
         if rank_batch % size:
@@ -29,8 +29,8 @@ def micro_batches(cfg: PretrainConfig, ranks: Ranks, warmup: int, steps: int, re
         trial = changed(cfg, f"optim.micro_batch={size}")
         row: Row = {"overrides": [f"optim.micro_batch={size}"]}
         try:
-            step, batch = lean_step(train.build_learner(trial, ranks), trial, ranks), random_batch(trial, ranks)
-            replay = Replay(functools.partial(step, batch), ranks)
+            step, batch = lean_step(train.build_learner(trial, process), trial, process), random_batch(trial, process)
+            replay = Replay(functools.partial(step, batch), process)
             row |= summary(take_turns({"": replay}, warmup, steps, repeats)[""], cfg.optim.batch)
         except (torch.cuda.OutOfMemoryError, ValueError) as error:  # BatchNorm refuses a group of one value
             row["error"] = str(error).splitlines()[0]
@@ -39,14 +39,14 @@ def micro_batches(cfg: PretrainConfig, ranks: Ranks, warmup: int, steps: int, re
 
 
 def loader_settings(
-    cfg: PretrainConfig, ranks: Ranks, shards: list[str], warmup: int, steps: int, repeats: int
+    cfg: PretrainConfig, process: Process, shards: list[str], warmup: int, steps: int, repeats: int
 ) -> list[list[Row]]:
     """Supply and training rate by codec and placement, then by workers, then by prefetch, each from the best before.
 
     A setting that is not possible here has an `error` instead of rates.
     """
-    learner = train.build_learner(cfg, ranks)
-    devices = ("cpu", "gpu") if ranks.device.type == "cuda" else ("cpu",)
+    learner = train.build_learner(cfg, process)
+    devices = ("cpu", "gpu") if process.device.type == "cuda" else ("cpu",)
     placements: list[tuple[str, ...]] = [
         (f"data.shards=[{folder}]", f"data.backend={backend}", f"data.decode={decode}", f"data.device={device}")
         for folder in shards
@@ -66,7 +66,7 @@ def loader_settings(
     chosen: tuple[str, ...] = ()
     tables = []
     for settings in rounds:
-        rows = [_try_loader(learner, cfg, ranks, (*chosen, *setting), warmup, steps, repeats) for setting in settings]
+        rows = [_try_loader(learner, cfg, process, (*chosen, *setting), warmup, steps, repeats) for setting in settings]
         tables.append(rows)
         winner = best(rows)
         if winner is None:
@@ -78,7 +78,7 @@ def loader_settings(
 def _try_loader(
     learner: train.Learner,
     cfg: PretrainConfig,
-    ranks: Ranks,
+    process: Process,
     overrides: tuple[str, ...],
     warmup: int,
     steps: int,
@@ -88,8 +88,8 @@ def _try_loader(
     try:
         trial = changed(cfg, *overrides)
         modes = {
-            "supply": Supply(trial, ranks, None),
-            "real": Supply(trial, ranks, lean_step(learner, trial, ranks)),
+            "supply": Supply(trial, process, None),
+            "real": Supply(trial, process, lean_step(learner, trial, process)),
         }
         taken = take_turns(modes, warmup, steps, repeats)
     except (ValueError, ImportError, RuntimeError) as error:

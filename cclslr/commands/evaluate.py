@@ -16,7 +16,7 @@ from cclslr.console import console
 from cclslr.evaluate import evaluate, score_table, write_report
 from cclslr.models.classifier import from_checkpoint
 from cclslr.training import checkpoint
-from cclslr.training.distributed import ranks
+from cclslr.training.distributed import process_group
 
 GROUP, PLACE = "use", 1
 
@@ -34,9 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(FinetuneConfig, None, args.overrides, stored=state["config"])
     if args.shards:
         cfg.data.shards = args.shards
-    with ranks(cfg.run.device) as mine:
-        scores, logits, clip_ids, shards = evaluate(classifier.to(mine.device), cfg, args.split, mine)
-        if mine.main:
+    with process_group(cfg.run.device) as process:
+        scores, logits, clip_ids, shards = evaluate(classifier.to(process.device), cfg, args.split, process)
+        if process.main:
             folder = args.out or args.checkpoint.parent
             write_report(folder, args.split, scores, logits, clip_ids, shards, state["classes"])
             console.print(score_table(scores, f"{args.checkpoint} on {args.split}, {len(clip_ids)} clips"))

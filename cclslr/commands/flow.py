@@ -23,7 +23,7 @@ from cclslr.masking.frames import draw_frames, held_out
 from cclslr.masking.mpm import to_unit
 from cclslr.masking.training import CALIBRATED, FlowQuality, TrainOptions, measure, train_flow
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import ranks
+from cclslr.training.distributed import process_group
 
 GROUP, PLACE = "data", 7
 
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         save_flow(flow, args.out)
         console.print(f"{args.out}: AdvFlow's flow for {flow.size}x{flow.size} frames, weights {flow.card.sha256[:12]}")
         return
-    with ranks(args.device) as world:
+    with process_group(args.device) as world:
         bf16 = args.amp == "bf16" or (args.amp == "auto" and world.device.type == "cuda")
         options = TrainOptions(
             steps=args.steps,

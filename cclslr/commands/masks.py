@@ -15,7 +15,7 @@ from cclslr.console import console
 from cclslr.errors import UserError
 from cclslr.masking.options import add_arguments, mask_settings
 from cclslr.masking.rewrite import make_masks
-from cclslr.training.distributed import ranks
+from cclslr.training.distributed import process_group
 
 GROUP, PLACE = "data", 8
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.scheduler is not None and (args.workers is not None or args.device == "cuda"):
         raise UserError("--scheduler takes the CPUs of its workers: leave out --workers, and --device cuda (torchrun)")
-    with ranks("cpu" if args.scheduler is not None else args.device) as world:
+    with process_group("cpu" if args.scheduler is not None else args.device) as world:
         on_cpu = world.device.type == "cpu"
         cores = os.cpu_count() or 1
         settings = mask_settings(args, world.device)

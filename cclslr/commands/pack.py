@@ -139,11 +139,11 @@ def add_masks(out: str, workers: int, scheduler: str | None) -> None:
 
     from cclslr.masking.options import add_arguments, mask_settings
     from cclslr.masking.rewrite import make_masks
-    from cclslr.training.distributed import Ranks
+    from cclslr.training.distributed import Process
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    alone = Ranks(0, 1, torch.device("cpu"))
+    alone = Process(0, 1, torch.device("cpu"))
     make_masks(out, mask_settings(parser.parse_args([]), alone.device), workers, alone, scheduler)
 
 

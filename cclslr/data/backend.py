@@ -12,7 +12,7 @@ from torch import Tensor
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.batch import ViewParams
 from cclslr.errors import UserError
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RgbBackend(Protocol):
 
 
 def make_backend(
-    cfg: DataConfig, views: ViewConfig, codec: str, clips: int, num_views: int, ranks: Ranks
+    cfg: DataConfig, views: ViewConfig, codec: str, clips: int, num_views: int, process: Process
 ) -> RgbBackend:
     """The backend that `data.backend`, `data.decode` and `data.device` ask for.
 
@@ -73,11 +73,11 @@ def make_backend(
         codec: of the shards.
         clips: most clips in a batch of this rank.
         num_views: of a clip.
-        ranks: this process and its device.
+        process: this process and its device.
 
     `auto` is DALI on a GPU, and the fused numba path on a CPU.
     """
-    device = cfg.device if cfg.device != "auto" else "gpu" if ranks.device.type == "cuda" else "cpu"
+    device = cfg.device if cfg.device != "auto" else "gpu" if process.device.type == "cuda" else "cpu"
     name = cfg.backend
     if name == "auto":
         name = "numba" if device == "cpu" and cfg.decode != "dali" and views.size % 4 == 0 else "dali"
@@ -90,7 +90,7 @@ def make_backend(
             clips=clips,
             views=num_views,
             threads=cfg.workers,
-            pinned=ranks.device.type == "cuda",
+            pinned=process.device.type == "cuda",
         )
     from cclslr.data.rgb_dali import DaliBackend  # DALI takes a second to import; pose alone does without
 
@@ -102,7 +102,7 @@ def make_backend(
         views=num_views,
         decode=cfg.decode,
         device=device,
-        device_id=ranks.device.index or 0,
+        device_id=process.device.index or 0,
         threads=cfg.workers,
         depth=cfg.prefetch,
     )

@@ -32,7 +32,7 @@ from cclslr.data.views import draw_views, eval_views
 from cclslr.errors import UserError
 from cclslr.shards.format import BadClip
 from cclslr.shards.reader import ClipData, ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 _MAX_ATTEMPTS = 100
 
@@ -61,7 +61,7 @@ class Loader:
         views: of the views.
         shards: the clips.
         plan: which clip when.
-        ranks: this process among all, and the device that batches go to.
+        process: this process among all, and the device that batches go to.
         modalities: what is made of "rgb" and "pose".
         seed: of the views and of substitution.
         augment: two random views for training, endlessly; else the evaluation view, one pass. A bad clip is replaced by
@@ -82,7 +82,7 @@ class Loader:
         views: ViewConfig,
         shards: ShardSet,
         plan: BatchPlan,
-        ranks: Ranks,
+        process: Process,
         modalities: Sequence[str],
         seed: int,
         augment: bool = True,
@@ -91,7 +91,7 @@ class Loader:
             from cclslr.data.beton import BetonSet
 
             shards = BetonSet(shards)
-        self.cfg, self.views, self.shards, self.plan, self.ranks = cfg, views, shards, plan, ranks
+        self.cfg, self.views, self.shards, self.plan, self.process = cfg, views, shards, plan, process
         self.modalities, self.seed, self.augment = modalities, seed, augment
         self.waited = {"fetch": 0.0, "decode": 0.0, "copy": 0.0}
         self.quarantine = Quarantine(cfg.max_bad_share)
@@ -105,7 +105,7 @@ class Loader:
             )
             if wanted
         )
-        self._steps = plan.steps(ranks.rank, ranks.world)
+        self._steps = plan.steps(process.rank, process.world)
         self._conductor: threading.Thread | None = None
 
     def start(self, step: int = 0) -> Loader:
@@ -187,7 +187,7 @@ class Loader:
             self._issued.put(None)
             return
         epoch, step = divmod(step, self._steps)
-        slots = self.plan.rank_batch(epoch, step, self.ranks.rank, self.ranks.world)
+        slots = self.plan.rank_batch(epoch, step, self.process.rank, self.process.world)
         reading = [
             self._readers.submit(self._read, epoch, int(clip_id), int(key))
             for clip_id, key in zip(slots.clip_ids_B, slots.keys_B, strict=True)
@@ -219,8 +219,8 @@ class Loader:
         backend = None
         try:
             if self.codec is not None:
-                clips = self.plan.rank_clips(self.ranks.world)
-                backend = make_backend(self.cfg, self.views, self.codec, clips, 2 if self.augment else 1, self.ranks)
+                clips = self.plan.rank_clips(self.process.world)
+                backend = make_backend(self.cfg, self.views, self.codec, clips, 2 if self.augment else 1, self.process)
             in_flight: deque[_Job] = deque()
             waiting: _Job | None = None
             exhausted = False
@@ -300,7 +300,7 @@ class Loader:
             torch.tensor(job.clip_ids, dtype=torch.int64),
             torch.tensor(labels, dtype=torch.int64),
         )
-        job.batch = to_device(batch, self.ranks.device)
+        job.batch = to_device(batch, self.process.device)
         job.clips = []  # their memory is free for others
         self._ready.put(job)
 

@@ -35,7 +35,7 @@ from cclslr.shards.index import INDEX_NAME, read_index, write_index
 from cclslr.shards.pack import finish, only_one
 from cclslr.shards.reader import INFO_NAME, encode_masks
 from cclslr.shards.writer import PackedClip, ShardFile, open_shard
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 PARTS_NAME = ".masks"  # finished shards that the index does not yet know
 READY_NAME = "ready"  # in it: index and dataset.json that are to replace those of the data set
@@ -62,14 +62,14 @@ class MaskTask:
 
 
 def make_masks(
-    folder: str | Path, settings: MaskSettings, workers: int, ranks: Ranks, scheduler: str | None = None
+    folder: str | Path, settings: MaskSettings, workers: int, process: Process, scheduler: str | None = None
 ) -> dict[str, Any]:
     """Give every clip of a packed data set its mask, in place. Returns dataset.json's entry "masks".
 
     Args:
         folder: the data set.
         workers: processes; 0 works in this one, which is right for a GPU and for several ranks.
-        ranks: this process among those that torchrun started; each takes its share of the shards.
+        process: this process among those that torchrun started; each takes its share of the shards.
         scheduler: see `run_tasks`.
 
     Raises:
@@ -79,16 +79,16 @@ def make_masks(
     folder = Path(folder).resolve()
     if not (folder / INFO_NAME).is_file():
         raise FileNotFoundError(f"{folder} is no packed data set; pack one with cclslr pack")
-    if ranks.main:
+    if process.main:
         with only_one(folder):
             _exchange(folder)
-    ranks.gather_objects(None)  # the others read the index afterwards
+    process.gather_objects(None)  # the others read the index afterwards
     recipe = settings.recipe()
     planned = plan(folder, settings, recipe)
     masks = read_json(folder / INFO_NAME)["masks"]
     if not planned and not (folder / PARTS_NAME).exists():
         return masks
-    tasks = planned[ranks.rank :: ranks.world]
+    tasks = planned[process.rank :: process.world]
     (folder / PARTS_NAME).mkdir(exist_ok=True)
     missing = [task for task in tasks if not _part_path(folder, task.new_name).exists()]
     results = run_tasks(
@@ -99,10 +99,10 @@ def make_masks(
         description="making masks",
         sizes=[len(task.rows) for task in missing],
     )
-    if not ranks.main:
+    if not process.main:
         for _ in results:
             pass
-        ranks.gather_objects(None)
+        process.gather_objects(None)
         return {}
     with only_one(folder):
         last = time.monotonic()
@@ -110,7 +110,7 @@ def make_masks(
             if time.monotonic() - last > COMMIT_EVERY:
                 commit(folder, settings, recipe)
                 last = time.monotonic()
-        ranks.gather_objects(None)  # all ranks have written their shards
+        process.gather_objects(None)  # all ranks have written their shards
         return commit(folder, settings, recipe)  # also where nothing is left to do: it returns the totals
 
 

@@ -18,7 +18,7 @@ from cclslr.errors import UserError
 from cclslr.files import atomic_write
 from cclslr.masking.flow import Flow
 from cclslr.masking.mpm import to_unit
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 CALIBRATED = (0.7, 1.3)  # of the latents' std on held-out frames: outside it an absolute p = 0.5 means something else
 
@@ -76,7 +76,7 @@ def train_flow(
     flow: Flow,
     frames_NCHW: Tensor,
     options: TrainOptions,
-    ranks: Ranks,
+    process: Process,
     state_path: Path,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     save_every: int = 500,
@@ -94,9 +94,9 @@ def train_flow(
     Returns:
         steps done, seconds (of all runs), skipped steps (non-finite gradients), last loss.
     """
-    local_batch = options.batch // ranks.world
+    local_batch = options.batch // process.world
     if local_batch < 1:
-        raise UserError(f"--batch {options.batch} gives {ranks.world} ranks less than one frame each")
+        raise UserError(f"--batch {options.batch} gives {process.world} ranks less than one frame each")
     parameters = [p for p in flow.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=options.lr)
     begin, seconds, skipped, loss_value = 0, 0.0, 0, math.nan
@@ -108,13 +108,13 @@ def train_flow(
         optimiser.load_state_dict(state["optimiser"])
         begin, seconds, skipped = state["step"], state["seconds"], state["skipped"]
     else:
-        flow.normalise_to(augment(_first(frames_NCHW, ranks), options, _generator(options.seed, 0, 0), False))
+        flow.normalise_to(augment(_first(frames_NCHW, process), options, _generator(options.seed, 0, 0), False))
     flow.set_dtype(getattr(torch, options.dtype)).train()
-    model = DistributedDataParallel(flow) if ranks.world > 1 else flow
+    model = DistributedDataParallel(flow) if process.world > 1 else flow
     started = time.perf_counter()
 
     def save(step: int) -> None:
-        if ranks.main:
+        if process.main:
             state = {
                 "flow": flow.state_dict(),
                 "optimiser": optimiser.state_dict(),
@@ -128,9 +128,9 @@ def train_flow(
 
     step = begin
     while step < options.steps and time.perf_counter() - started < max_seconds:
-        generator = _generator(options.seed, step + 1, ranks.rank)
+        generator = _generator(options.seed, step + 1, process.rank)
         index = torch.randint(len(frames_NCHW), (local_batch,), generator=generator)
-        x = augment(frames_NCHW[index], options, generator, options.flip).to(ranks.device)
+        x = augment(frames_NCHW[index], options, generator, options.flip).to(process.device)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options)
         loss = model(x).mean()
@@ -180,7 +180,7 @@ def _generator(seed: int, step: int, rank: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4099 + rank)
 
 
-def _first(frames_NCHW: Tensor, ranks: Ranks) -> Tensor:
+def _first(frames_NCHW: Tensor, process: Process) -> Tensor:
     """Frames for the data-dependent initialisation: rank 0's, for all."""
     chosen = frames_NCHW[torch.linspace(0, len(frames_NCHW) - 1, min(256, len(frames_NCHW))).long()]
-    return ranks.gather_objects(chosen)[0]
+    return process.gather_objects(chosen)[0]

@@ -12,7 +12,7 @@ from cclslr.config import ModelConfig
 from cclslr.models.pose import PoseEncoder
 from cclslr.models.r3d import R3D, build_rgb
 
-ByModality = dict[str, Tensor]
+ByModality = dict[str, Tensor]  # keys are "rgb" and "pose"; results of a classifier also have "fused"
 
 
 def build_encoder(modality: str, cfg: ModelConfig) -> R3D | PoseEncoder:
@@ -58,15 +58,19 @@ def key_copy(query: Branches) -> Branches:
 
 
 @torch.no_grad()
-def momentum_update(key: Branches, query: nn.Module, momentum: float, fused: bool = True) -> None:
-    """theta_k ← γ theta_k + (1-γ) theta_q, in one call for all parameters or one for each (CCL-SLR Eq. 2)."""
+def momentum_update(key: Branches, query: nn.Module, gamma: float, fused: bool = True) -> None:
+    """theta_k ← γ theta_k + (1-γ) theta_q, in one call for all parameters or one for each (CCL-SLR Eq. 2).
+
+    `gamma` is `objective.momentum`. The momentum of SGD is another thing (`optim.momentum`), and `optim.gamma` is the
+    factor of the learning rate.
+    """
     theta_k: list[Tensor] = [*key.parameters()]
     theta_q: list[Tensor] = [*query.parameters()]
     if fused:
-        torch._foreach_lerp_(theta_k, theta_q, 1.0 - momentum)
+        torch._foreach_lerp_(theta_k, theta_q, 1.0 - gamma)
     else:
         for one_k, one_q in zip(theta_k, theta_q, strict=True):
-            one_k.lerp_(one_q, 1.0 - momentum)
+            one_k.lerp_(one_q, 1.0 - gamma)
 
 
 class MemoryBanks(nn.Module):

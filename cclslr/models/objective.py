@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cclslr.config import ObjectiveConfig
+from cclslr.models.ccl import ByModality
 
-ByModality = dict[str, Tensor]
+Losses = dict[str, Tensor]  # the terms of a loss by name, each a scalar
 
 
 def info_nce(positive_B: Tensor, negatives_BN: Tensor, usable_BN: Tensor, tau: float) -> Tensor:
@@ -52,7 +53,7 @@ def ccl_losses(
     bank_g: ByModality,
     usable_BN: Tensor,
     cfg: ObjectiveConfig,
-) -> ByModality:
+) -> Losses:
     """The terms of the total loss, by name; their sum is L (CCL-SLR Eq. 9-14).
 
     Args:
@@ -67,7 +68,7 @@ def ccl_losses(
     products = {m: (queries @ bank_f[m].T).chunk(len(modalities)) for m in modalities}
     sim = {a: {b: products[b][row] for b in modalities} for row, a in enumerate(modalities)}
 
-    losses = {}
+    losses: Losses = {}
     for m in modalities:
         losses[f"cl_{m}"] = info_nce((f_q[m] * f_k[m]).sum(1), sim[m][m], usable_BN, cfg.tau)
     if cfg.spm:

@@ -16,8 +16,8 @@ from cclslr.errors import UserError
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among all of them."""
+class Process:
+    """This process among all ranks of the run."""
 
     rank: int
     world: int
@@ -92,7 +92,7 @@ def _pick_device(wanted: str) -> torch.device:
 
 
 @contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
+def process_group(device: str) -> Iterator[Process]:
     """Join the process group that torchrun described, or be alone; leave it at the end."""
     picked = _pick_device(device)
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -102,7 +102,7 @@ def ranks(device: str) -> Iterator[Ranks]:
         # One rank computes on every core; torchrun already limits the threads of several.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     try:
-        yield Ranks(int(os.environ.get("RANK", 0)), world, picked)
+        yield Process(int(os.environ.get("RANK", 0)), world, picked)
     finally:
         if world > 1:
             dist.destroy_process_group()

@@ -13,7 +13,7 @@ from cclslr.data.plan import Plan
 from cclslr.errors import UserError
 from cclslr.models.ccl import ByModality
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 from cclslr.training.optimise import Amp
 
 
@@ -26,7 +26,7 @@ def over_clips(
     modalities: list[str],
     batch: int,
     amp: Amp,
-    ranks: Ranks,
+    process: Process,
 ) -> tuple[ByModality, Tensor, Tensor]:
     """Apply `forward` to the evaluation view of each clip: outputs by name, clip ids and labels, on the CPU.
 
@@ -34,7 +34,7 @@ def over_clips(
     """
     plan = Plan.for_evaluation(shards, batch)
     parts: list[tuple[ByModality, Tensor, Tensor]] = []
-    with Loader(data, views, shards, plan, ranks, modalities, seed=0, augment=False).start(0) as loader:
+    with Loader(data, views, shards, plan, process, modalities, seed=0, augment=False).start(0) as loader:
         for clips in loader:
             x = {"rgb": clips.rgb_VBTHWC, "pose": clips.pose_VBTJC}
             with amp.autocast():
@@ -42,7 +42,7 @@ def over_clips(
             parts.append(
                 ({n: y.float().cpu() for n, y in outputs.items()}, clips.clip_ids_B.cpu(), clips.labels_B.cpu())
             )
-    everything = [part for of_rank in ranks.gather_objects(parts) for part in of_rank]
+    everything = [part for of_rank in process.gather_objects(parts) for part in of_rank]
     if not everything:
         raise UserError(f"{', '.join(data.shards)}: no clip in the chosen split")
     clip_ids = torch.cat([ids for _, ids, _ in everything])

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cclslr.config import OptimConfig, RunConfig
 from cclslr.errors import UserError
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 
 AMP_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -84,9 +84,9 @@ def compile_model(model: nn.Module, run: RunConfig) -> None:
         model.compile(mode="reduce-overhead" if run.compile == "cuda_graphs" else "default")
 
 
-def distribute(model: nn.Module, ranks: Ranks, run: RunConfig) -> nn.Module:
+def distribute(model: nn.Module, process: Process, run: RunConfig) -> nn.Module:
     """Wrap `model` in DDP where there are several ranks."""
-    if ranks.world == 1:
+    if process.world == 1:
         return model
     # BN statistics belong to a micro-batch, so buffers are not broadcast.
     ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=run.gradient_as_bucket_view)

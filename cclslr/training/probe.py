@@ -9,7 +9,7 @@ from torch import Tensor
 from cclslr.config import PretrainConfig
 from cclslr.models.ccl import Branches, ByModality
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 from cclslr.training.inference import over_clips
 from cclslr.training.optimise import Amp
 
@@ -24,14 +24,14 @@ def knn_top1(
     return 100 * (votes.argmax(1) == labels_Q).float().mean().item()
 
 
-def knn_probe(query: Branches, cfg: PretrainConfig, ranks: Ranks) -> dict[str, float]:
+def knn_probe(query: Branches, cfg: PretrainConfig, process: Process) -> dict[str, float]:
     """Top-1 of the test clips among the training clips by g, per branch and both together; {} without labels."""
 
     def features(split: str) -> tuple[ByModality, Tensor]:
         shards = ShardSet(cfg.data.shards, split=split)
-        amp, batch = Amp(cfg.run.amp, ranks.device), cfg.optim.batch
+        amp, batch = Amp(cfg.run.amp, process.device), cfg.optim.batch
         g, _, labels = over_clips(
-            lambda x: query(x)[0], shards, cfg.data, cfg.views, cfg.model.modalities, batch, amp, ranks
+            lambda x: query(x)[0], shards, cfg.data, cfg.views, cfg.model.modalities, batch, amp, process
         )
         if len(g) > 1:
             g["fused"] = F.normalize(torch.cat(list(g.values()), dim=1), dim=1)

@@ -35,7 +35,7 @@ from cclslr.data.plan import Plan
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import ranks
+from cclslr.training.distributed import process_group
 
 OURS = ("cclslr-numba", "cclslr-dali", "cclslr-ffcv")
 EXAMPLES = """examples:
@@ -54,7 +54,7 @@ def our_loader(backend: str, setup: Setup) -> Iterator[int]:
     plan = Plan(len(shards), min(cfg.optim.batch, len(shards)), cfg.run.seed)
     data = DataConfig(**{**vars(cfg.data), "backend": backend})
     with (
-        ranks("auto") as alone,
+        process_group("auto") as alone,
         Loader(data, cfg.views, shards, plan, alone, cfg.model.modalities, cfg.run.seed).start() as loader,
     ):
         for batch in loader:

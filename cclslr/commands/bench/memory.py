@@ -25,7 +25,7 @@ from cclslr.console import console, progress_bar
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import ranks
+from cclslr.training.distributed import process_group
 
 SAMPLES = 200
 SMALL = ["optim.batch=2", "views.rgb_frames=8", "views.size=64"]
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     measured_S3 = np.ones((args.batches // every, 3))  # batches, resident, heap; its pages are there from the start
     began = time.perf_counter()
     with (
-        ranks(cfg.run.device) as alone,
+        process_group(cfg.run.device) as alone,
         open_loader(cfg, alone).start() as loader,
         progress_bar("batches") as bar,
     ):

@@ -33,7 +33,7 @@ from cclslr.console import console
 from cclslr.data.batch import Batch
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
-from cclslr.training.distributed import Ranks, ranks
+from cclslr.training.distributed import Process, process_group
 from cclslr.training.optimise import check_batch
 
 EXAMPLES = """examples:
@@ -67,7 +67,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def chosen_tricks(text: str | None, cfg: PretrainConfig, mine: Ranks) -> list[pretrain.Trick]:
+def chosen_tricks(text: str | None, cfg: PretrainConfig, mine: Process) -> list[pretrain.Trick]:
     by_name = {trick.name: trick for trick in pretrain.TRICKS}
     wanted = [] if text is None else list(by_name) if text == "all" else text.split(",")
     unknown = [name for name in wanted if name not in by_name]
@@ -76,7 +76,7 @@ def chosen_tricks(text: str | None, cfg: PretrainConfig, mine: Ranks) -> list[pr
     return [by_name[name] for name in wanted if by_name[name].applies(cfg, mine)]
 
 
-def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Ranks) -> dict[str, Any]:
+def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Process) -> dict[str, Any]:
     """All modes, and the tricks, on the ranks there are."""
     check_batch(cfg.optim, mine.world)
     tricks = chosen_tricks(args.tricks, cfg, mine)
@@ -124,7 +124,7 @@ def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Ranks) -> dict[
     return result
 
 
-def trace(path: Path, step: Any, batch: Batch, cfg: PretrainConfig, mine: Ranks) -> None:
+def trace(path: Path, step: Any, batch: Batch, cfg: PretrainConfig, mine: Process) -> None:
     """Profile a few steps of a run, or of the replay where there is no data; rank 0 writes the file."""
     with torch.profiler.profile() as profiler:
         mode = pretrain.Supply(cfg, mine, step) if cfg.data.shards else pretrain.Replay(lambda n: step(batch, n), mine)
@@ -164,7 +164,7 @@ def scaling(args: argparse.Namespace, cfg: PretrainConfig) -> list[dict[str, Any
     return results
 
 
-def search(args: argparse.Namespace, cfg: PretrainConfig, mine: Ranks) -> dict[str, Any]:
+def search(args: argparse.Namespace, cfg: PretrainConfig, mine: Process) -> dict[str, Any]:
     """The sweep, and the config lines that it ends with."""
     counts = (args.warmup, args.steps, args.repeats)
     result: dict[str, Any] = {"micro_batch": sweep.micro_batches(cfg, mine, *counts), "loader": []}
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
         console.print(table)
         result: dict[str, Any] = {"scaling": runs}
     else:
-        with ranks(cfg.run.device) as mine:
+        with process_group(cfg.run.device) as mine:
             result = search(args, cfg, mine) if args.sweep else measure(args, cfg, mine)
             if not mine.main:
                 return

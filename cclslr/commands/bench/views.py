@@ -19,7 +19,7 @@ from cclslr.config import PretrainConfig, load_config
 from cclslr.console import console, progress_bar
 from cclslr.errors import UserError
 from cclslr.files import write_json
-from cclslr.training.distributed import ranks
+from cclslr.training.distributed import process_group
 
 FAR = 4  # levels
 NO_JITTER = [f"views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue")]
@@ -61,7 +61,7 @@ def difference(one: list[str], other: list[str], batches: int) -> tuple[float, f
     configs = [load_config(PretrainConfig, None, overrides) for overrides in (one, other)]
     total, far, largest, values = 0, 0, 0, 0
     with (
-        ranks(configs[0].run.device) as alone,
+        process_group(configs[0].run.device) as alone,
         open_loader(configs[0], alone).start() as first,
         open_loader(configs[1], alone).start() as second,
         progress_bar("batches") as bar,
