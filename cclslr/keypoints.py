@@ -11,6 +11,7 @@ import numpy as np
 from cclslr.errors import UserError
 
 NUM_WHOLEBODY = 133
+CONFIDENT = 0.3  # a point of a confidence above it counts as found (CCL-SLR §4)
 
 WHOLEBODY: dict[str, tuple[int, ...]] = {
     "body": (0, 5, 7, 9, 6, 8, 10),  # nose; left shoulder, elbow, wrist; right shoulder, elbow, wrist

@@ -8,11 +8,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -20,9 +21,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cclslr import poses
 from cclslr.datasets.base import VideoFile
+from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
-from cclslr.poses import EstimatorOptions, estimate, extract, holistic, open_estimator
+from cclslr.poses import (
+    EstimatorOptions,
+    backends,
+    complete,
+    estimate,
+    extract,
+    holistic,
+    open_estimator,
+    rtmpose,
+)
 from cclslr.poses.person import choose, fill, link, overlap
 from cclslr.shards.format import BadClip
 
@@ -122,6 +134,18 @@ def test_gaps_are_bridged_and_ends_are_held() -> None:
 
 def test_nobody() -> None:
     assert choose(link({0: np.empty((0, 4)), 5: np.empty((0,))}), 10, 10) is None
+
+
+@given(st.lists(st.permutations(range(4)), min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_a_track_says_which_detection_it_is(orders: list[list[int]]) -> None:
+    """An estimator that finds people and their points together takes the points of these rows."""
+    people = np.array([[0, 0, 10, 20], [30, 0, 45, 25], [60, 5, 80, 30], [100, 0, 130, 40]], dtype=float)
+    boxes = {frame: people[list(order)] + 0.1 * frame for frame, order in enumerate(orders)}
+    for track in link(boxes):
+        assert track.frames == list(range(len(orders)))
+        for frame, box, row in zip(track.frames, track.boxes, track.rows, strict=True):
+            assert np.array_equal(boxes[frame][row], box)
 
 
 # MediaPipe -----------------------------------------------------------------------------------------------------------
@@ -317,29 +341,136 @@ def test_rtmpose_without_people_finds_nothing(tmp_path: Path) -> None:
     assert not estimate(tmp_path / "clip.mp4", options=options).any()
 
 
-@has_rtmlib
-def test_a_model_that_is_not_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    people = person_model(tmp_path / "p.onnx", PEOPLE)
-    monkeypatch.delenv("CCLSLR_POSE_MODEL", raising=False)
-    with pytest.raises(ValueError, match="CCLSLR_POSE_MODEL"):
-        open_estimator(EstimatorOptions(person_model=str(people)))
-    monkeypatch.setenv("CCLSLR_POSE_MODEL", str(pose_model(tmp_path / "named.onnx")))
-    assert "named, p" in open_estimator(EstimatorOptions(person_model=str(people))).version
+class StandIn:
+    """A model of rtmlib that remembers what it was made from; its inputs are those of RTMPose-x and of a YOLOX."""
+
+    height = 1.0  # of the peaks of its scores
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, model: str, backend: str, device: str) -> None:
+        StandIn.asked.append(model)
+        size = (640, 640) if "yolox" in model else (384, 288)
+        one = SimpleNamespace(shape=("batch", 3, *size), name="input")
+        self.session = SimpleNamespace(get_inputs=lambda: [one], get_providers=lambda: [], run=self._run)
+        self.onnx_model = model
+
+    def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
+        return np.array([[8.0, 8.0, 56.0, 40.0]])
+
+    def preprocess(self, frame_HWC: np.ndarray, box_4: np.ndarray) -> tuple[np.ndarray, ...]:
+        return np.zeros((384, 288, 3), np.float32), np.array([32.0, 24.0]), np.array([48.0, 64.0])
+
+    def _run(self, outputs: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        scores = [np.zeros((len(inputs["input"]), 133, bins), np.float32) for bins in (576, 768)]
+        for score in scores:
+            score[:, :, 100] = StandIn.height
+        return scores
 
 
-@has_rtmlib
-def test_a_model_file_that_is_not_there() -> None:
+def simcc_maximum(x_NKW: np.ndarray, y_NKH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    places = np.stack([x_NKW.argmax(-1), y_NKH.argmax(-1)], axis=-1).astype(np.float32)
+    return places, (x_NKW.max(-1) + y_NKH.max(-1)) / 2
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    """rtmlib and onnxruntime as far as they are used, with models that need no files."""
+    rtmlib = SimpleNamespace(YOLOX=StandIn, RTMPose=StandIn, __version__="0")
+    processing = SimpleNamespace(get_simcc_maximum=simcc_maximum)
+    monkeypatch.setitem(sys.modules, "rtmlib", rtmlib)
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="0"))
+    for name in ("rtmlib.tools", "rtmlib.tools.pose_estimation"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "rtmlib.tools.pose_estimation.post_processings", processing)
+    monkeypatch.delenv(rtmpose.MODEL_VARIABLE, raising=False)
+    monkeypatch.setattr(StandIn, "asked", [])
+    return StandIn
+
+
+def test_without_a_model_rtmw_is_downloaded_and_recorded_as_not_the_papers(stand_in: type[StandIn]) -> None:
+    estimator = open_estimator(EstimatorOptions())
+    assert stand_in.asked == [rtmpose.PERSON_MODEL, rtmpose.RTMW]
+    assert "rtmw-dw-x-l" in estimator.version
+    assert "not the paper's" in estimator.version
+
+
+def test_the_papers_model_by_its_path_or_by_the_variable(
+    stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("rtmpose-x.onnx", "other.onnx"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv(rtmpose.MODEL_VARIABLE, str(tmp_path / "rtmpose-x.onnx"))
+    named = open_estimator(EstimatorOptions())
+    assert "rtmpose-x, yolox" in named.version
+    assert "not the paper's" not in named.version
+    assert "other, yolox" in open_estimator(EstimatorOptions(pose_model=str(tmp_path / "other.onnx"))).version
+
+
+def test_rtmws_scores_are_ten_times_as_high(stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained with beta = 1 against labels of 10: without the factor almost every point would count as found."""
+    monkeypatch.setattr(StandIn, "height", 9.0)
+    keypoints = open_estimator(EstimatorOptions())(np.zeros((3, 48, 64, 3), np.uint8))
+    assert keypoints[..., 2] == pytest.approx(0.9)
+    # Bin 100 of two a pixel: 50 of 288 x 384 pixels, in a crop of 48 x 64 about (32, 24).
+    assert keypoints[0, 0, :2] == pytest.approx([32 - 24 + 48 * 50 / 288, 24 - 32 + 64 * 50 / 384], abs=1e-4)
+
+
+def test_a_download_that_fails_says_what_to_do(stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(self: StandIn, model: str, **settings: str) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(StandIn, "__init__", offline)
+    with pytest.raises(UserError, match=r"yolox.*cannot be downloaded \(no network\).*--person-model"):
+        open_estimator(EstimatorOptions())
+
+
+def test_a_variable_reaches_its_own_backend_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(rtmpose.MODEL_VARIABLE, "for_rtmpose.onnx")
+    for name in backends():
+        expected = "for_rtmpose.onnx" if name == "rtmpose" else ""
+        assert complete(EstimatorOptions(name)).pose_model == expected
+
+
+def test_a_model_file_that_is_not_there(stand_in: type[StandIn]) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.onnx is not there"):
         open_estimator(EstimatorOptions(person_model="nowhere.onnx"))
 
 
-@pytest.mark.parametrize(("backend", "module"), [("rtmpose", "rtmlib"), ("mediapipe", "mediapipe")])
-def test_an_extra_that_is_absent_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, backend: str, module: str
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match="pip install"):
+@pytest.mark.parametrize("backend", backends())
+def test_an_extra_that_is_absent_says_what_to_install(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    packages = backends()[backend].packages
+    for module in ("rtmlib", "mediapipe"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"pip install {re.escape(packages)}"):
         open_estimator(EstimatorOptions(backend=backend))
+
+
+def test_a_file_is_all_that_an_estimator_takes(
+    tool: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A module that is put into the package is offered by extraction and by prediction."""
+    from cclslr.commands import predict
+
+    (tmp_path / "one_more.py").write_text(
+        """
+from types import SimpleNamespace
+from cclslr.poses.base import Backend
+
+BACKEND = Backend("one_more", "one more", "nothing", lambda options: SimpleNamespace(version="stub 1"))
+"""
+    )
+    monkeypatch.setattr(poses, "__path__", [*poses.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "cclslr.poses.one_more", raising=False)
+    assert set(backends()) >= {"rtmpose", "mediapipe", "one_more"}
+    assert open_estimator(EstimatorOptions("one_more")).version == "stub 1"
+    for main in (tool.main, predict.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        shown = capsys.readouterr().out
+        assert all(name in shown for name in backends())
+    with pytest.raises(UserError, match=r"unknown pose backend 'x'; choose one of .*one_more"):
+        open_estimator(EstimatorOptions("x"))
+    monkeypatch.delitem(sys.modules, "cclslr.poses.one_more")
 
 
 # The tool ------------------------------------------------------------------------------------------------------------
@@ -476,5 +607,5 @@ def test_estimate_of_a_broken_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with pytest.raises(BadClip):
         estimate(tmp_path / "a.mp4")
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="choose one of rtmpose, mediapipe"):
+    with pytest.raises(ValueError, match="choose one of mediapipe, rtmpose"):
         estimate(tmp_path / "a.mp4", backend="openpose")

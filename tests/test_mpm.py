@@ -255,7 +255,7 @@ def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
 
 def test_missing_flow_or_keypoints_are_named() -> None:
     clip, _ = moving_square()
-    with pytest.raises(ValueError, match=r"train_flow\.py"):
+    with pytest.raises(ValueError, match=r"cclslr flow"):
         motion_mask(clip, MpmOptions())
     with pytest.raises(ValueError, match="keypoints"):
         motion_mask(clip, MpmOptions(method="pose_discs"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from cclslr.datasets.base import Importer, VideoFile, importers
 from cclslr.datasets.lists import VIDEO_SUFFIXES, Files
 from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
-from cclslr.poses import BACKENDS, PERSON_MODEL, POSE_MODEL_VARIABLE, EstimatorOptions
+from cclslr.poses.base import DEFAULT, EstimatorOptions, backends, complete
 from cclslr.poses.extract import ALL_PARTS, PARTS, PoseResult, PoseTask, compare_folders, run_task, summarise, weakest
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import ClipSource
@@ -31,16 +31,6 @@ GROUP, PLACE = "data", 6
 CLIPS_A_TASK = 4
 
 EXAMPLES = """\
-Which backend:
-  rtmpose     RTMPose-x, the paper's estimator; wants a GPU for more than a few clips. Its model: docs/datasets.md
-  mediapipe   Holistic; works offline and on a CPU: about 18 frames a second on two cores
-Use one estimator for a whole data set and for prediction: two disagree by several pixels.
-
-Each backend brings its own build of cv2, so give it an environment of its own; torch is not needed there:
-  python -m venv .venv-poses && .venv-poses/bin/pip install --no-deps -e .
-  .venv-poses/bin/pip install "av>=14" "numpy>=2" rich pillow mediapipe==0.10.14
-  .venv-poses/bin/pip install "av>=14" "numpy>=2" rich pillow rtmlib onnxruntime-gpu        (or this)
-
 examples:
   cclslr poses videos/ --out poses --backend mediapipe --workers 8
   cclslr poses clip.mp4 --out poses --backend rtmpose --pose-model rtmpose-x.onnx --device cuda
@@ -51,18 +41,32 @@ examples:
 """
 
 
+def explain_backends() -> str:
+    """Which estimators there are and what they need, for --help."""
+    lines = ["Which backend (one for a whole data set and for prediction: two disagree by several pixels):"]
+    lines += [f"  {backend.name:<11} {backend.help}" for backend in backends().values()]
+    lines += [
+        "",
+        "Each backend brings its own build of cv2, so give it an environment of its own; torch is not needed there:",
+        "  python -m venv .venv-poses && .venv-poses/bin/pip install --no-deps -e .",
+        '  .venv-poses/bin/pip install "av>=14" "numpy>=2" rich pillow, and',
+    ]
+    return "\n".join(lines + [f"  {backend.name:<11} {backend.packages}" for backend in backends().values()])
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; with --dataset, the options of its importer as well."""
-    parser = command_parser(__name__, __doc__, EXAMPLES)
+    parser = command_parser(__name__, __doc__, f"{explain_backends()}\n\n{EXAMPLES}")
+    variables = ", ".join(f"${b.model_variable} for {b.name}" for b in backends().values() if b.model_variable)
     parser.add_argument("--dataset", choices=importers(), help="clips of a data set, with the options of cclslr pack")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the keypoint files, e.g. poses")
-    parser.add_argument("--backend", choices=BACKENDS, default="rtmpose", help="default rtmpose")
+    parser.add_argument("--backend", choices=backends(), default=DEFAULT, help=f"default {DEFAULT}")
     parser.add_argument(
-        "--pose-model", default=os.environ.get(POSE_MODEL_VARIABLE, ""), metavar="FILE",
-        help=f".onnx, or the URL of one, of a whole-body model with SimCC outputs (default: ${POSE_MODEL_VARIABLE})",
+        "--pose-model", default="", metavar="FILE",
+        help=f"model of the keypoints, a file or a URL (default: {variables}, then the backend's own)",
     )  # fmt: skip
     parser.add_argument(
-        "--person-model", default=PERSON_MODEL, metavar="FILE", help=".onnx of a YOLOX (default: rtmlib downloads one)"
+        "--person-model", default="", metavar="FILE", help="model that finds people (default: the backend's own)"
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, or cuda:0,cuda:1,…: tasks take turns")
     parser.add_argument("--batch", type=int, default=16, help="frames that pass the pose model together (default 16)")
@@ -131,15 +135,17 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out)
     devices = args.device.split(",")
     tasks = []
-    for number, begin in enumerate(range(0, len(clips), CLIPS_A_TASK)):
-        options = EstimatorOptions(
+    chosen = complete(
+        EstimatorOptions(
             backend=args.backend,
             pose_model=args.pose_model,
             person_model=args.person_model,
-            device=devices[number % len(devices)],
             batch=args.batch,
             detect_every=args.detect_every,
         )
+    )
+    for number, begin in enumerate(range(0, len(clips), CLIPS_A_TASK)):
+        options = dataclasses.replace(chosen, device=devices[number % len(devices)])
         part = clips[begin : begin + CLIPS_A_TASK]
         tasks.append(PoseTask(tuple((name, source, str(out / f"{name}.npz")) for name, source in part), options))
     results: list[PoseResult] = []

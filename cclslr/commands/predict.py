@@ -14,6 +14,7 @@ from rich.table import Table
 
 from cclslr.cli import command_parser
 from cclslr.console import console
+from cclslr.poses.base import DEFAULT, backends
 from cclslr.predict import predict
 
 GROUP, PLACE = "use", 2
@@ -25,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("video", type=Path, help="any file that FFmpeg reads")
     parser.add_argument("--pose", type=Path, help="keypoints (T, 133, 3), .npz or .npy (default: they are estimated)")
     parser.add_argument(
-        "--estimator", choices=("rtmpose", "mediapipe"), default="rtmpose",
-        help="use the one that the training data was made with (default rtmpose)",
+        "--estimator", choices=backends(), default=DEFAULT,
+        help=f"use the one that the training data was made with (default {DEFAULT})",
     )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stored config")
     args = parser.parse_intermixed_args(argv)

@@ -33,9 +33,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from cclslr.data.batch import ViewParams
-from cclslr.keypoints import FLIP, NUM_JOINTS, NUM_WHOLEBODY, SLICES, WHOLEBODY
+from cclslr.keypoints import CONFIDENT, FLIP, NUM_JOINTS, NUM_WHOLEBODY, SLICES, WHOLEBODY
 
-CONFIDENT = 0.3
 _CONFIDENT = np.float32(CONFIDENT)  # a float64 would widen what it is compared with
 _MIN_BODY_POINTS = 4
 

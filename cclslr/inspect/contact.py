@@ -15,8 +15,8 @@ from cclslr.data.pose import pose_views
 from cclslr.data.rgb_numba import render_clip
 from cclslr.data.views import draw_views, to_view
 from cclslr.files import atomic_write
-from cclslr.inspect.films import COLOURS, CONFIDENT
-from cclslr.keypoints import EDGES, LEFT_WRIST, NOSE, RIGHT_WRIST, SLICES, select
+from cclslr.inspect.films import COLOURS
+from cclslr.keypoints import CONFIDENT, EDGES, LEFT_WRIST, NOSE, RIGHT_WRIST, SLICES, select
 from cclslr.shards.reader import ClipData, ShardSet
 
 ORIGIN = {"left_hand": LEFT_WRIST, "right_hand": RIGHT_WRIST, "face": NOSE, "mouth": NOSE}

@@ -14,14 +14,13 @@ from cclslr.data.backend import EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.rgb_numba import render_clip
 from cclslr.data.views import draw_views
-from cclslr.keypoints import EDGES, SLICES, select
+from cclslr.keypoints import CONFIDENT, EDGES, SLICES, select
 from cclslr.masking.flow import Flow
 from cclslr.masking.mpm import MpmOptions, motion_videos, resize
 from cclslr.shards import video
 from cclslr.shards.reader import ClipData, ShardSet
 
 HEIGHT = 112  # pixels of a film
-CONFIDENT = 0.3
 COLOURS = {
     "body": (255, 190, 40),
     "left_hand": (80, 220, 120),

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cclslr.errors import UserError
+from cclslr.keypoints import CONFIDENT
 from cclslr.masking.flow import Flow
 from cclslr.shards.format import MASK_SIZE
 
@@ -38,7 +39,6 @@ CHOICES = {
 }
 MIN_SHARE = 1e-3  # at least this share of the latents must be masked, and be kept
 MIN_DIFFERENCE = 2 / 256  # of gray values in [0, 1]: below it nothing moves, and Otsu would split noise
-CONFIDENT = 0.3  # keypoints above this confidence count
 HANDS_AND_FACE = (*range(23, 91), *range(91, 133))  # of the 133 whole-body keypoints
 GRAY = (0.299, 0.587, 0.114)
 

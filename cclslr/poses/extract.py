@@ -11,7 +11,7 @@ import numpy as np
 
 from cclslr.errors import UserError
 from cclslr.files import atomic_write
-from cclslr.keypoints import WHOLEBODY
+from cclslr.keypoints import CONFIDENT, WHOLEBODY
 from cclslr.poses import Estimator, EstimatorOptions, open_estimator
 from cclslr.shards.format import BadClip, ClipSource
 
@@ -23,7 +23,6 @@ ALL_PARTS = {  # the 133 points
     "left_hand": slice(91, 112),
     "right_hand": slice(112, 133),
 }
-CONFIDENT = 0.3  # the threshold of the pose branch: points below it are zeroed there
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Track:
 
     frames: list[int] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)  # (4,) x0, y0, x1, y1 for each of `frames`
+    rows: list[int] = field(default_factory=list)  # which of the boxes found in each of `frames` it is
 
 
 def overlap(a_N4: np.ndarray, b_M4: np.ndarray) -> np.ndarray:
@@ -38,7 +39,8 @@ def link(boxes: dict[int, np.ndarray], max_gap: int = MAX_GAP) -> list[Track]:
     tracks: list[Track] = []
     for frame in sorted(boxes):
         found = boxes[frame].reshape(-1, 4)
-        found = found[np.lexsort(found.T[::-1])]  # from left to right, whatever order the detector has
+        order = np.lexsort(found.T[::-1])  # from left to right, whatever order the detector has
+        found = found[order]
         open_tracks = [track for track in tracks if frame - track.frames[-1] <= max_gap]
         free = set(range(len(found)))
         if open_tracks and len(found):
@@ -53,7 +55,8 @@ def link(boxes: dict[int, np.ndarray], max_gap: int = MAX_GAP) -> list[Track]:
                     free.remove(column)
                     open_tracks[row].frames.append(frame)
                     open_tracks[row].boxes.append(found[column])
-        tracks += [Track([frame], [found[column]]) for column in sorted(free)]
+                    open_tracks[row].rows.append(int(order[column]))
+        tracks += [Track([frame], [found[column]], [int(order[column])]) for column in sorted(free)]
     return tracks
 
 

@@ -1,4 +1,8 @@
-"""RTMPose-x whole-body through rtmlib and onnxruntime, the estimator of the paper (extra `rtmpose`)."""
+"""Whole-body models of the RTMPose family through rtmlib and onnxruntime (extra `rtmpose`).
+
+The paper's estimator is RTMPose-x whole-body, which is published as a PyTorch checkpoint only: whoever has exported it
+names the file. Without one, RTMW-x of the same authors is downloaded, and the clips record that it is not the paper's.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,23 @@ import numpy as np
 
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
-from cclslr.poses import POSE_MODEL_VARIABLE, EstimatorOptions
+from cclslr.poses.base import Backend, EstimatorOptions
 from cclslr.poses.person import choose, fill, link
 
+MODEL_VARIABLE = "CCLSLR_POSE_MODEL"
+# What rtmlib's Wholebody(mode="performance") takes: RTMW-x distilled, 384x288, and a YOLOX.
+RTMW = (
+    "https://download.openmmlab.com/mmpose/v1/projects/rtmw/onnx_sdk/"
+    "rtmw-dw-x-l_simcc-cocktail14_270e-384x288_20231122.zip"
+)
+PERSON_MODEL = (
+    "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/yolox_m_8xb8-300e_humanart-c2c7a14a.zip"
+)
 _SPLIT = 2.0  # bins of SimCC a pixel of the model's input
+# The scores are logits that were trained to look like label_beta / beta times a peak of height 1. Both are 10 in the
+# configs of RTMPose; RTMW's (cocktail14) have beta = 1, so its peaks are ten times as high (mmpose, KLDiscretLoss).
+_TEN_TIMES = "cocktail14"
+NOT_THE_PAPERS = ", not the paper's model"
 
 
 class RtmPose:
@@ -31,16 +48,13 @@ class RtmPose:
             import onnxruntime
             import rtmlib
         except ImportError as error:
-            raise UserError(
-                f"the pose backend rtmpose is not installed ({error}): pip install rtmlib onnxruntime (onnxruntime-gpu "
-                "for a GPU), in an environment without ffcv and mediapipe, which bring other builds of cv2"
-            ) from error
+            raise BACKEND.absent(error) from error
         if options.batch < 1 or options.detect_every < 1:
             raise UserError("batch and detect_every must be at least 1")
         backend = {"backend": "onnxruntime", "device": options.device}
         with contextlib.redirect_stdout(io.StringIO()):  # rtmlib prints each file that it loads
-            self._detector = rtmlib.YOLOX(_model(options.person_model), **backend)
-            self._pose = rtmlib.RTMPose(_model(options.pose_model), **backend)
+            self._detector = _load(rtmlib.YOLOX, options.person_model, "--person-model", backend)
+            self._pose = _load(rtmlib.RTMPose, options.pose_model, f"--pose-model or ${MODEL_VARIABLE}", backend)
         if options.device.startswith("cuda") and "CUDAExecutionProvider" not in self._pose.session.get_providers():
             raise UserError(f"onnxruntime cannot use {options.device}: install onnxruntime-gpu for your CUDA version")
         # A model file knows its input size; (N, 3, H, W).
@@ -50,13 +64,16 @@ class RtmPose:
         self._pose.model_input_size = (width, height) if isinstance(height, int) else (288, 384)
         self._batch = 1 if isinstance(batch, int) else options.batch
         self._detect_every = options.detect_every
+        ten_times = _TEN_TIMES in Path(options.pose_model).stem
+        self._height = 10.0 if ten_times else 1.0  # of the peak of a point that is surely found
         self.version = (
             f"rtmlib {getattr(rtmlib, '__version__', '?')}, onnxruntime {onnxruntime.__version__}, "
             f"{Path(options.pose_model).stem}, {Path(options.person_model).stem}"
+            f"{', scores / 10' if ten_times else ''}{NOT_THE_PAPERS if options.pose_model == RTMW else ''}"
         )
 
     def __call__(self, frames_THWC: np.ndarray) -> np.ndarray:
-        """See `Estimator`. Confidence: mean of the two SimCC maxima."""
+        """See `Estimator`. Confidence: mean of the two SimCC maxima, of which a sure point's are about 1."""
         num_frames, height, width, _ = frames_THWC.shape
         keypoints_TKC = np.zeros((num_frames, NUM_WHOLEBODY, 3), dtype=np.float32)
         looked_at = sorted({*range(0, num_frames, self._detect_every), num_frames - 1})
@@ -81,7 +98,11 @@ class RtmPose:
         if len(outputs) != 2 or outputs[0].shape[1] != NUM_WHOLEBODY:
             shapes = [output.shape for output in outputs]
             raise UserError(f"{self._pose.onnx_model}: outputs {shapes} are not SimCC of {NUM_WHOLEBODY} keypoints")
-        return decode_simcc(outputs[0], outputs[1], np.stack(centres), np.stack(scales), self._pose.model_input_size)
+        points_NKC = decode_simcc(
+            outputs[0], outputs[1], np.stack(centres), np.stack(scales), self._pose.model_input_size
+        )
+        points_NKC[..., 2] /= self._height
+        return points_NKC
 
 
 def decode_simcc(
@@ -103,12 +124,28 @@ def decode_simcc(
     return np.where(confidence_NK[..., None] > 0, points_NK3, 0).astype(np.float32)
 
 
-def _model(name: str) -> str:
-    if not name:
+def _load(kind: Any, model: str, option: str, settings: dict[str, str]) -> Any:
+    """A model of rtmlib from a file, or from a URL, which rtmlib downloads once."""
+    remote = model.startswith(("http://", "https://"))
+    if not remote and not Path(model).is_file():
+        raise UserError(f"model file {model} is not there; {option} names an .onnx file, or the URL of a published one")
+    try:
+        return kind(model, **settings)
+    except OSError as error:
+        if not remote:
+            raise
         raise UserError(
-            f"rtmpose needs its whole-body model: give --pose-model or ${POSE_MODEL_VARIABLE}, an .onnx file or the "
-            "URL of a published one; docs/datasets.md says how to get RTMPose-x"
-        )
-    if not name.startswith(("http://", "https://")) and not Path(name).is_file():
-        raise UserError(f"model file {name} is not there")
-    return name
+            f"{model} cannot be downloaded ({error}); fetch it where the network reaches it and name the .onnx file "
+            f"in it with {option}"
+        ) from error
+
+
+BACKEND = Backend(
+    "rtmpose",
+    "RTMPose-x, the paper's, where --pose-model names it, else RTMW-x; wants a GPU for more than a few clips",
+    "rtmlib onnxruntime-gpu (onnxruntime without a GPU)",
+    RtmPose,
+    MODEL_VARIABLE,
+    RTMW,
+    PERSON_MODEL,
+)

@@ -10,12 +10,11 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from cclslr.keypoints import SELECTED
+from cclslr.keypoints import CONFIDENT, SELECTED
 from cclslr.shards.format import BadClip, RawClip
 
 CROPS = ("signer", "none")
 MARGIN = 0.1  # of the keypoints' extent, on each side
-CONFIDENT = 0.3  # keypoints below don't say where the signer is
 _TRUSTED_FRAMES = 0.01  # share of the frames at either extreme that is taken for an estimator's slip
 _MAX_COORDINATE = 60_000.0  # float16 ends a little above
 
@@ -72,7 +71,7 @@ def signer_box(keypoints_TKC: np.ndarray, frame_size: tuple[int, int] | None) ->
     make the signer small. Points beyond the frame count as lying on its edge.
     """
     points_TJC = keypoints_TKC[:, list(SELECTED)]
-    confident_TJ = points_TJC[..., 2] >= CONFIDENT
+    confident_TJ = points_TJC[..., 2] > CONFIDENT
     seen = confident_TJ.sum(axis=1) >= 2
     if not seen.any():
         return None

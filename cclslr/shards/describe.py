@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cclslr.keypoints import WHOLEBODY
-from cclslr.shards.crop import CONFIDENT
+from cclslr.keypoints import CONFIDENT, WHOLEBODY
 from cclslr.shards.format import SPLITS, BadClip, IndexRow
 from cclslr.shards.reader import ShardSet
 
@@ -70,7 +69,7 @@ def collect_statistics(task: StatisticsTask) -> Statistics:
             result.bad.append(str(error))
             continue
         if clip.pose_TKC is not None:
-            confident_TK = clip.pose_TKC[..., 2] >= CONFIDENT
+            confident_TK = clip.pose_TKC[..., 2] > CONFIDENT
             result.frames += len(confident_TK)
             for part, joints in WHOLEBODY.items():
                 part_TJ = confident_TK[:, list(joints)]
@@ -120,7 +119,7 @@ def card(name: str, rows: Sequence[IndexRow], info: dict[str, Any], found: Stati
     ]
     lines += ["", "## Keypoints", ""]
     if found.frames:
-        lines += [f"Confident means {CONFIDENT} or more.", "", "| part | confident |", "|---|---:|"]
+        lines += [f"Confident means above {CONFIDENT}.", "", "| part | confident |", "|---|---:|"]
         lines += [
             f"| {part.replace('_', ' ')} | {_share(found.confident[part], found.points[part])} |"
             for part in found.points

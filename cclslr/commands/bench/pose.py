@@ -21,10 +21,10 @@ from cclslr.cli import command_parser
 from cclslr.config import ViewConfig
 from cclslr.console import console
 from cclslr.data.batch import ViewParams
-from cclslr.data.pose import CONFIDENT, pose_views
+from cclslr.data.pose import pose_views
 from cclslr.data.views import draw_views
 from cclslr.files import write_json
-from cclslr.keypoints import FLIP, NUM_JOINTS, SELECTED, SLICES
+from cclslr.keypoints import CONFIDENT, FLIP, NUM_JOINTS, SELECTED, SLICES
 
 FRAMES, SIZE = 75, 256
 ORIGINS = {"left_hand": 91, "right_hand": 112, "face": 53, "mouth": 53}
