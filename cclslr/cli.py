@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
+import typing
+from types import NoneType
 from typing import Any
 
 from cclslr.config import Config, load_config
+from cclslr.keys import get, list_keys, show
+
+WIDTH = 79  # of help texts
 
 
 def command_parser(module: str, doc: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -23,23 +29,39 @@ def command_parser(module: str, doc: str | None, epilog: str | None = None) -> a
 
 
 def config_from_command_line(module: str, kind: type[Config], doc: str | None, argv: list[str] | None = None) -> Config:
-    """Parse `--config FILE key=value…` into a `kind`; `--help` shows `doc` and every key with its default."""
-    parser = command_parser(module, doc, _keys(kind()))
-    parser.add_argument("--config", metavar="FILE", help="YAML file, see configs/")
+    """Parse `--config FILE key=value…` into a `kind`; `--help` shows `doc` and every key: default, values, meaning."""
+    parser = command_parser(module, doc, describe_keys(kind))
+    parser.add_argument("--config", metavar="FILE", help="YAML file, or the name of one of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override one key, e.g. optim.batch=128")
     args = parser.parse_intermixed_args(argv)
     return load_config(kind, args.config, args.overrides)
 
 
-def _keys(default: Any) -> str:
-    lines = ["keys and their defaults (what they mean: cclslr/config.py):"]
-
-    def walk(node: Any, prefix: str) -> None:
-        for name, value in vars(node).items():
-            if hasattr(value, "__dataclass_fields__"):
-                walk(value, f"{prefix}{name}.")
-            else:
-                lines.append(f"  {prefix}{name}={value}")
-
-    walk(default, "")
+def describe_keys(kind: Any) -> str:
+    """Every key of a config, two lines each, in sections: default and values that it may have, then its meaning."""
+    lines = ["keys, their defaults and the values that they may have:"]
+    section = None
+    for key in list_keys(kind):
+        name = key.name.rpartition(".")[0]
+        if name != section:
+            section = name
+            title = (get(kind(), name).__doc__ if name else None) or "The rest"
+            lines += ["", *textwrap.wrap(f"{name or 'no section'}: {title}", WIDTH)]
+        values = key.choice_text or " ".join(filter(None, (_type_text(key.kind), key.range_text)))
+        head = f"  {key.name}={show(key.default)}"
+        lines += [head, f"{'':<36}{values}"] if len(head) > 35 else [f"{head:<36}{values}"]
+        lines += textwrap.wrap(key.meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
+
+
+def _type_text(kind: Any) -> str:
+    """A type annotation in words."""
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+    if kind in words:
+        return words[kind]
+    arguments = [_type_text(argument) for argument in typing.get_args(kind)]
+    if typing.get_origin(kind) is list:
+        return f"list of {arguments[0]}s"
+    if typing.get_origin(kind) is tuple:
+        return f"[{', '.join(arguments)}]"
+    return " or ".join(reversed(arguments))
