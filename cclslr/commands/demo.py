@@ -7,6 +7,7 @@ from scratch.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -14,19 +15,25 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from cclslr.cli import command_parser
-from cclslr.console import console
+from cclslr.console import console, duration
 from cclslr.files import read_json, write_json
 
 GROUP, PLACE = "training", 5
 
 ROOT = Path(__file__).resolve().parents[2]
-METRICS = ("per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5")
+METRICS = {  # and their headings
+    "per_instance_top1": "top-1",
+    "per_instance_top5": "top-5",
+    "per_class_top1": "per class\ntop-1",
+    "per_class_top5": "per class\ntop-5",
+}
 
 # What `quick` changes: enough to show that every stage works, too little to learn much.
 DATA = ["--size", "80", "--frames", "24", "36", "--classes", "12", "--twins", "3", "--signers", "24", "0", "8"]
@@ -36,13 +43,23 @@ QUICK_PRETRAIN = ["optim.epochs=3"]
 QUICK_FINETUNE = ["optim.epochs=4"]
 
 
-def stage(title: str, *command: str) -> float:
-    """Run one command of this project; its wall time in seconds."""
-    console.rule(title)
-    console.print(f"$ python {shlex.join(command)}", style="dim", soft_wrap=True)
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
-    return time.perf_counter() - began
+@dataclass(frozen=True)
+class Stage:
+    """One command of this project."""
+
+    name: str
+    title: str
+    arguments: tuple[str, ...]  # of python
+
+    def run(self, number: int, of: int) -> float:
+        """Run it as a process of its own; its wall time in seconds."""
+        console.rule(f"{number}/{of} {self.title}")
+        console.print(f"$ python {shlex.join(self.arguments)}", style="dim", soft_wrap=True)
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *self.arguments], check=True, cwd=ROOT)
+        seconds = time.perf_counter() - began
+        console.print(f"{self.title}: done in {duration(seconds)}", style="dim")
+        return seconds
 
 
 def epoch_means(metrics: Path) -> tuple[list[float], list[float]]:
@@ -78,11 +95,47 @@ def summary(run: Path, seconds: float, stages: dict[str, float]) -> dict[str, An
 
 
 def result_table(result: dict[str, Any]) -> Table:
-    table = Table("start", "branch", *METRICS, title="Test accuracy (%) after fine-tuning with few labels")
+    table = Table("start", "branch", *METRICS.values(), title="Test accuracy (%) after fine-tuning with few labels")
     for start, branches in result["finetune"].items():
         for branch, score in branches.items():
-            table.add_row(start, branch, *(f"{score[m]:.2f}" for m in METRICS))
+            table.add_row(start, branch, *(f"{score[m]:.1f}" for m in METRICS))
     return table
+
+
+def plan_stages(args: argparse.Namespace, quick: bool) -> list[Stage]:
+    """What the demo does, in this order."""
+    seed, shards, pretrained = str(args.seed), f"data.shards=[{args.shards}]", f"{args.run}/pretrain/last.pt"
+    pack = Stage(
+        "pack",
+        "Pack a data set of rendered signers, with motion-preserving masks",
+        ("-m", "cclslr", "pack", "synthetic", "--out", str(args.shards), "--seed", seed, "--codec", "jpeg",
+         "--workers", str(os.cpu_count() or 1), "--masks", *DATA, *(QUICK_DATA if quick else FULL_DATA)),
+    )  # fmt: skip
+    pretrain = Stage(
+        "pretrain",
+        "Pre-train both branches without labels",
+        ("-m", "cclslr.train", "--config", "configs/demo_pretrain.yaml", shards, f"run.dir={args.run}/pretrain",
+         f"run.seed={seed}", *(QUICK_PRETRAIN if quick else []), *args.overrides),
+    )  # fmt: skip
+    finetune = [
+        Stage(
+            name,
+            f"Fine-tune with few labels, {words}",
+            ("-m", "cclslr.finetune", "--config", "configs/demo_finetune.yaml", shards, f"pretrained={checkpoint}",
+             f"run.dir={args.run}/{name}", f"run.seed={seed}", *(QUICK_FINETUNE if quick else [])),
+        )
+        for name, words, checkpoint in (
+            ("pretrained", "pre-trained", pretrained),
+            ("scratch", "from scratch", "null"),
+        )
+    ]  # fmt: skip
+    picture = Stage(
+        "picture",
+        "Draw the views",
+        ("-m", "cclslr", "sheet", str(args.shards), "--config", "configs/demo_pretrain.yaml",
+         "--out", str(args.run / "views.png"), "views.size=128"),
+    )  # fmt: skip
+    return [pack, Stage("check", "Check it", ("-m", "cclslr", "check", str(args.shards))), pretrain, *finetune, picture]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -95,37 +148,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shards", type=Path, default=Path("shards/demo"), help="folder of the data set")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for pre-training, e.g. views.mask_alpha=0")
     args = parser.parse_intermixed_args(argv)
-    quick = args.size == "quick"
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     for old in (args.run, args.shards):
         shutil.rmtree(ROOT / old, ignore_errors=True)
 
     began = time.perf_counter()
-    seed = str(args.seed)
-    stages = {
-        "pack": stage(
-            "Pack a data set of rendered signers, with motion-preserving masks",
-            "-m", "cclslr", "pack", "synthetic", "--out", str(args.shards), "--seed", seed, "--codec", "jpeg",
-            "--workers", str(os.cpu_count() or 1), "--masks", *DATA, *(QUICK_DATA if quick else FULL_DATA),
-        ),
-        "check": stage("Check it", "-m", "cclslr", "check", str(args.shards)),
-        "pretrain": stage(
-            "Pre-train both branches without labels", "-m", "cclslr.train", "--config", "configs/demo_pretrain.yaml",
-            f"data.shards=[{args.shards}]", f"run.dir={args.run}/pretrain", f"run.seed={seed}",
-            *(QUICK_PRETRAIN if quick else []), *args.overrides,
-        ),
-    }  # fmt: skip
-    for start, checkpoint in (("pretrained", f"{args.run}/pretrain/last.pt"), ("scratch", "null")):
-        stages[start] = stage(
-            f"Fine-tune with few labels, {start}", "-m", "cclslr.finetune", "--config", "configs/demo_finetune.yaml",
-            f"data.shards=[{args.shards}]", f"pretrained={checkpoint}", f"run.dir={args.run}/{start}",
-            f"run.seed={seed}", *(QUICK_FINETUNE if quick else []),
-        )  # fmt: skip
-    stages["picture"] = stage(
-        "Draw the views", "-m", "cclslr", "sheet", str(args.shards), "--config", "configs/demo_pretrain.yaml",
-        "--out", str(args.run / "views.png"), "views.size=128",
-    )  # fmt: skip
-    result = summary(ROOT / args.run, time.perf_counter() - began, stages)
+    stages = plan_stages(args, quick=args.size == "quick")
+    seconds = {stage.name: stage.run(number, len(stages)) for number, stage in enumerate(stages, 1)}
+    result = summary(ROOT / args.run, time.perf_counter() - began, seconds)
     write_json(ROOT / args.run / "summary.json", result)
     console.print(result_table(result))
-    console.print(f"{result['seconds']:.0f} s; written: {args.run}/summary.json, {args.run}/views.png")
+    console.print(
+        f"{duration(result['seconds'])}; written into {args.run}: summary.json (this table), views.png (training views)"
+    )

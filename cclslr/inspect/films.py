@@ -14,6 +14,7 @@ from cclslr.data.backend import EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.rgb_numba import render_clip
 from cclslr.data.views import draw_views
+from cclslr.inspect.contact import COLOURS
 from cclslr.keypoints import CONFIDENT, EDGES, SLICES, select
 from cclslr.masking.flow import Flow
 from cclslr.masking.methods import MpmOptions
@@ -22,13 +23,6 @@ from cclslr.shards import video
 from cclslr.shards.reader import ClipData, ShardSet
 
 HEIGHT = 112  # pixels of a film
-COLOURS = {
-    "body": (255, 190, 40),
-    "left_hand": (80, 220, 120),
-    "right_hand": (90, 170, 255),
-    "face": (255, 120, 190),
-    "mouth": (255, 70, 70),
-}
 
 
 @dataclass
