@@ -12,7 +12,7 @@ import multiprocessing.connection
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -67,44 +67,76 @@ def run_tasks(
         UserError: the scheduler cannot be reached.
         Exception: whatever `function` raises; the tasks not begun are dropped.
     """
-    if scheduler is not None:
-        function = functools.partial(_run_in, os.getcwd(), function)
     sizes = [1] * len(tasks) if sizes is None else sizes
-    waiting = deque(range(len(tasks)))
-    attempts = [0] * len(tasks)
     with progress_bar(unit) as bar:
         shown = bar.add_task(description, total=sum(sizes))
-        while waiting:
-            with _open(workers, scheduler) as (executor, capacity):
-                under_way: dict[Future[Result], int] = {}
-                broken = False
-                while (waiting or under_way) and not broken:
-                    while waiting and len(under_way) < _AHEAD * capacity():
-                        try:
-                            future = executor.submit(function, tasks[waiting[0]])
-                        except BrokenExecutor:
-                            broken = True
-                            break
-                        under_way[future] = waiting.popleft()
-                    done = wait(under_way, return_when=FIRST_COMPLETED).done if under_way else set()
-                    for future in done:
-                        number = under_way.pop(future)
-                        try:
-                            result = future.result()
-                        except Exception as error:
-                            if not _worker_died(error):
-                                executor.shutdown(wait=False, cancel_futures=True)
-                                raise
-                            broken = broken or isinstance(error, BrokenExecutor)
-                            _again(number, attempts, waiting, tasks, error)
-                        else:
-                            bar.advance(shown, sizes[number])
-                            yield result
-                if broken:
-                    # Whose task it was that died is not known: all that were handed out go to the end of the queue.
-                    for number in sorted(under_way.values()):
-                        _again(number, attempts, waiting, tasks, None)
-                    console.print("a worker died; its tasks are done again", style="yellow")
+        for number, result in run_graph(function, tasks, workers=workers, scheduler=scheduler):
+            bar.advance(shown, sizes[number])
+            yield result
+
+
+def run_graph(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    after: Sequence[Collection[int]] | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """As `run_tasks`, without a progress bar, for tasks of which some wait for others.
+
+    Args:
+        after: for each task the numbers of those that must be finished before it begins, without a circle; default
+            none.
+
+    Yields:
+        The number of a task and its result, as they come.
+    """
+    if scheduler is not None:
+        function = functools.partial(_run_in, os.getcwd(), function)
+    waiting = deque(range(len(tasks)))
+    attempts = [0] * len(tasks)
+    finished: set[int] = set()
+
+    def next_ready() -> int | None:
+        if after is None:
+            return waiting[0] if waiting else None
+        return next((number for number in waiting if finished.issuperset(after[number])), None)
+
+    while waiting:
+        with _open(workers, scheduler) as (executor, capacity):
+            under_way: dict[Future[Result], int] = {}
+            broken = False
+            while (waiting or under_way) and not broken:
+                while len(under_way) < _AHEAD * capacity() and (ready := next_ready()) is not None:
+                    try:
+                        future = executor.submit(function, tasks[ready])
+                    except BrokenExecutor:
+                        broken = True
+                        break
+                    under_way[future] = ready
+                    waiting.remove(ready)
+                assert under_way or broken, "tasks wait for each other in a circle"
+                done = wait(under_way, return_when=FIRST_COMPLETED).done if under_way else set()
+                for future in done:
+                    number = under_way.pop(future)
+                    try:
+                        result = future.result()
+                    except Exception as error:
+                        if not _worker_died(error):
+                            for other in under_way:
+                                other.cancel()
+                            raise
+                        broken = broken or isinstance(error, BrokenExecutor)
+                        _again(number, attempts, waiting, tasks, error)
+                    else:
+                        finished.add(number)
+                        yield number, result
+            if broken:
+                # Whose task it was that died is not known: all that were handed out go to the end of the queue.
+                for number in sorted(under_way.values()):
+                    _again(number, attempts, waiting, tasks, None)
+                console.print("a worker died; its tasks are done again", style="yellow")
 
 
 def _run_in(folder: str, function: Callable[[Task], Result], task: Task) -> Result:
