@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from cclslr.bench.memory import heap_bytes
 from cclslr.datasets.base import VideoFile
 from cclslr.shards import video
-from cclslr.shards.decode import decode_file, load_keypoints
+from cclslr.shards.decode import decode_file
 from cclslr.shards.format import CODECS, BadClip
+from cclslr.shards.keypoint_file import load_keypoints
 
 
 def moving_bar(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:

@@ -110,7 +110,9 @@ class VideoFile:
         Raises:
             BadClip: unreadable or empty video, a span beyond it, keypoints of another shape or length.
         """
-        from cclslr.shards.decode import decode_file, load_keypoints  # where it works: importers decode nothing
+        # Imported where they work: importers decode nothing.
+        from cclslr.shards.decode import decode_file
+        from cclslr.shards.keypoint_file import load_keypoints
 
         keypoints_TKC, texts = (None, {}) if self.pose is None else load_keypoints(self.pose)
         if self.path is not None:

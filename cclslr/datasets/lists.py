@@ -18,7 +18,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from cclslr.datasets.base import Import, ImportReport
 from cclslr.errors import UserError
-from cclslr.shards.format import SPLITS, ClipSource, ManifestRow
+from cclslr.shards.format import SPLITS, BadClip, ClipSource, ManifestRow
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".swf")
 POSE_SUFFIXES = (".npz", ".npy")
@@ -107,17 +107,20 @@ class Probe:
 
 def probe_video(path: Path) -> Probe | None:
     """Length and size of a video from its header, packets counted where the header is silent; None if unreadable."""
-    import av
+    from cclslr.shards.foreign import reading  # imported where they work
+    from cclslr.shards.timeline import open_video, slack
 
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+        with reading(path), open_video(path) as (container, stream):
             fps = float(stream.average_rate or stream.guessed_rate or 0)
             frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
             if frames <= 0 or fps <= 0:
                 return None
+            shown = round((container.duration or 0) / 1e6 * fps)
+            if 0 < shown < frames - slack(frames):  # an edit list hides the others
+                frames = shown
             return Probe(frames, fps, stream.width, stream.height)
-    except (av.FFmpegError, IndexError, OSError, ValueError):
+    except BadClip:
         return None
 
 

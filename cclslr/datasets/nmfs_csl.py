@@ -62,7 +62,9 @@ class FrameFolder:
         Raises:
             BadClip: no frames, a gap in the numbers, a broken image, two sizes, keypoints of another length.
         """
-        from cclslr.shards.decode import load_keypoints  # imported where it works: importers decode nothing
+        # Imported where they work: importers decode nothing.
+        from cclslr.shards.foreign import check_size, reading
+        from cclslr.shards.keypoint_file import load_keypoints
 
         matches = ((_FRAME.fullmatch(path.name), path) for path in Path(self.path).iterdir())
         numbers = {int(match[1]): path for match, path in matches if match}
@@ -74,13 +76,11 @@ class FrameFolder:
             raise BadClip(f"frame {gap} is missing between {first} and {last}")
         frames: list[np.ndarray] = []
         for number in sorted(numbers):
-            try:
-                with Image.open(numbers[number]) as image:
-                    frames.append(np.asarray(image.convert("RGB")))
-            except (OSError, SyntaxError) as error:
-                raise BadClip(f"{numbers[number].name}: {error}") from error
-            if frames[-1].shape != frames[0].shape:
-                raise BadClip(f"{numbers[number].name}: the frame size changes within the clip")
+            with reading(numbers[number]), Image.open(numbers[number]) as image:
+                check_size(image.width, image.height, len(numbers))
+                frames.append(np.asarray(image.convert("RGB")))
+                if frames[-1].shape != frames[0].shape:
+                    raise BadClip("the frame size changes within the clip")
         span = [0, len(frames)]
         meta = {"source": Path(self.path).name, "span": span, "source_frames": len(frames)}
         clip = RawClip(np.stack(frames), None, self.fps, meta)

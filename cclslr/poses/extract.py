@@ -93,7 +93,7 @@ def _extract(name: str, source: ClipSource, out: Path, options: EstimatorOptions
 
 def _measure(name: str, out: Path, estimator: Estimator) -> PoseResult:
     """A file of an earlier run, or of another estimator: then the run stops, for a mixture changes predictions."""
-    from cclslr.shards.decode import load_keypoints
+    from cclslr.shards.keypoint_file import load_keypoints
 
     try:
         keypoints_TKC, texts = load_keypoints(out)
@@ -144,7 +144,7 @@ def compare(ours_TKC: np.ndarray, theirs_TKC: np.ndarray) -> dict[str, np.ndarra
 
 def compare_folders(ours: Path, theirs: Path) -> dict[str, dict[str, float | int | None]]:
     """Distances between the keypoint files that two folders share, by part, as written to compare.json."""
-    from cclslr.shards.decode import load_keypoints
+    from cclslr.shards.keypoint_file import load_keypoints
 
     names = sorted({path.name for path in ours.glob("*.npz")} & {path.name for path in theirs.glob("*.npz")})
     if not names:

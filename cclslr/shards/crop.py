@@ -32,13 +32,20 @@ def crop_and_resize(clip: RawClip, size: int, crop: str) -> RawClip:
 
     Returns:
         The clip with frames uint8 (T, h, w, 3), even h and w, and keypoints in their pixels; points that were not found
-        are (0, 0, 0). `meta["crop_box"]` is the square in the source's pixels. A clip of poses alone gets the
+        are (0, 0, 0). `meta["crop_box"]` is the square in the source's pixels, `meta["points_not_finite"]` counts the
+        points with a number that is not finite, where there are any. A clip of poses alone gets the
         coordinates that its frames would have had.
 
     Raises:
         BadClip: keypoints that cannot be pixels.
     """
-    keypoints_TKC = None if clip.keypoints_TKC is None else _drop_unusable(clip.keypoints_TKC)
+    keypoints_TKC = clip.keypoints_TKC
+    if keypoints_TKC is not None:
+        finite_TK = np.isfinite(keypoints_TKC).all(axis=-1)
+        if not finite_TK.all():
+            clip = dataclasses.replace(clip, meta={**clip.meta, "points_not_finite": int((~finite_TK).sum())})
+        # What has a number missing, or no confidence, was not found.
+        keypoints_TKC = np.where((finite_TK & (keypoints_TKC[..., 2] > 0))[..., None], keypoints_TKC, np.float32(0))
     frame_size = None if clip.frames_THWC is None else (clip.frames_THWC.shape[2], clip.frames_THWC.shape[1])
     box = _choose_box(keypoints_TKC, frame_size, clip.meta.get("box"), crop)
     if box is None:
@@ -117,12 +124,6 @@ def _square(bounds: Box, frame_size: tuple[int, int] | None) -> Box:
         wanted = round((low + high - side) / 2)
         corner.append((limit - side) // 2 if side > limit else min(max(wanted, 0), limit - side))
     return float(corner[0]), float(corner[1]), float(corner[0] + side), float(corner[1] + side)
-
-
-def _drop_unusable(keypoints_TKC: np.ndarray) -> np.ndarray:
-    """Keypoints with a number missing, or with no confidence, become (0, 0, 0)."""
-    usable_TK = np.isfinite(keypoints_TKC).all(axis=-1) & (keypoints_TKC[..., 2] > 0)
-    return np.where(usable_TK[..., None], keypoints_TKC, np.float32(0))
 
 
 def _resize(frame_HWC: np.ndarray, box: Box, width: int, height: int) -> np.ndarray:

@@ -1,45 +1,33 @@
-"""Frames out of the video files that users have: variable frame rate, rotated, truncated, or no video at all."""
+"""Frames out of the video files that users have: variable frame rate, turned, cut, truncated, or no video at all.
+
+Frames are the pixels that the file stores, turned upright: keypoints and boxes count the same pixels. They are not
+stretched where pixels are not square, not deinterlaced and not tone-mapped; the clip's meta then says so.
+"""
 
 from __future__ import annotations
 
-import zlib
+import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.video.stream import VideoStream
+from av.video.reformatter import ColorTrc
 
-from cclslr.keypoints import NUM_WHOLEBODY
+from cclslr.shards.foreign import check_size, reading, within_time
 from cclslr.shards.format import BadClip, RawClip
+from cclslr.shards.timeline import Timeline, open_video, read_timeline, slack
 
-MAX_BYTES = 4 << 30  # of decoded frames; a sign is seconds long
 _SPAN_SLACK = 1e-3  # seconds: spans are written with three digits, and made by dividing frame numbers by frame rates
-_DEFAULT_FPS = 25.0  # of a file that does not say
+_HDR: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 Frames = tuple[int, int | None]
 Seconds = tuple[float, float | None]
 
 
-@dataclass
-class _Timeline:
-    """When each frame of a file is shown."""
-
-    pts: list[int]  # ascending, in the stream's time base; by number where the file has no time stamps
-    keys: list[int]  # of these, the ones that decoding can begin at
-    seconds: np.ndarray  # float64, from the first frame on
-    fps: float
-    intact: int  # frames before the first damaged one
-    announced: int  # frames that the header speaks of; 0 where it says nothing
-    timed: bool
-
-
 def decode_file(path: str | Path, frames: Frames | None = None, seconds: Seconds | None = None) -> RawClip:
-    """Decode a span of a video file → uint8 RGB frames, turned upright as the file's rotation says.
+    """Decode a span of a video file → uint8 RGB frames, turned and mirrored as the file's display matrix says.
 
     Args:
         frames: half-open span of frame numbers from 0; a missing end is the end of the file.
@@ -47,65 +35,23 @@ def decode_file(path: str | Path, frames: Frames | None = None, seconds: Seconds
 
     Returns:
         A clip without keypoints. Its meta says the file's `source` name, the `span` in frames that was taken, and
-        `source_frames` in the whole file.
+        `source_frames` in the whole file; `as_stored` lists what a player would show otherwise, where there is any.
 
     Raises:
-        BadClip: unreadable, empty or truncated file, or a span that begins beyond its end.
+        BadClip: unreadable, empty, truncated, damaged or encrypted file, one beyond the limits of `foreign`, or a span
+            that begins beyond its end; names the file.
     """
     assert frames is None or seconds is None
     path = Path(path)
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise BadClip("the file has no video stream")
-            stream = container.streams.video[0]
-            timeline = _timeline(container, stream)
-            frame_bytes = stream.codec_context.width * stream.codec_context.height * 3
+    with reading(path):
+        timeline = read_timeline(path)
         begin, end = _span(timeline, frames, seconds)
-        if (end - begin) * frame_bytes > MAX_BYTES:
-            raise BadClip(
-                f"{end - begin} frames of {frame_bytes / 1e6:.1f} MB are too many for one clip; cut the video"
-            )
-        images = _decode_span(path, timeline, begin, end)
-    except (av.FFmpegError, OSError, UnicodeError) as error:
-        raise BadClip(f"unreadable video: {getattr(error, 'strerror', None) or error}") from error
-    if len({image.shape for image in images}) > 1:
-        raise BadClip("the frame size changes within the clip")
+        frames_THWC, as_stored = _decode_span(path, timeline, begin, end)
     meta = {"source": path.name, "span": [begin, end], "source_frames": len(timeline.pts)}
-    return RawClip(np.stack(images), None, timeline.fps, meta)
+    return RawClip(frames_THWC, None, timeline.fps, meta | ({"as_stored": as_stored} if as_stored else {}))
 
 
-def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
-    """Read the file's packets without decoding them."""
-    shown: list[tuple[int, bool, bool]] = []
-    timed = True
-    for packet in container.demux(stream):
-        if packet.size == 0 or packet.is_discard:
-            continue
-        timed = timed and packet.pts is not None
-        shown.append((packet.pts if packet.pts is not None else len(shown), packet.is_keyframe, packet.is_corrupt))
-    if not shown:
-        raise BadClip("the video has no frame")
-    if not timed or len({pts for pts, _, _ in shown}) != len(shown):
-        timed = False
-        shown = [(number, key, bad) for number, (_, key, bad) in enumerate(shown)]
-    shown.sort()
-    pts = [item[0] for item in shown]
-    bad = [number for number, item in enumerate(shown) if item[2]]
-    rate = float(stream.average_rate or stream.guessed_rate or 0)
-    if timed and len(pts) > 1 and pts[-1] > pts[0]:
-        assert stream.time_base is not None
-        times = (np.array(pts, dtype=np.float64) - pts[0]) * float(stream.time_base)
-        fps = rate if rate > 0 else (len(pts) - 1) / times[-1]
-    else:
-        fps = rate if rate > 0 else _DEFAULT_FPS
-        times = np.arange(len(pts)) / fps
-    return _Timeline(
-        pts, [item[0] for item in shown if item[1]], times, fps, bad[0] if bad else len(pts), stream.frames, timed
-    )
-
-
-def _span(timeline: _Timeline, frames: Frames | None, seconds: Seconds | None) -> tuple[int, int]:
+def _span(timeline: Timeline, frames: Frames | None, seconds: Seconds | None) -> tuple[int, int]:
     """The span in frame numbers, held against what the file really has."""
     total = len(timeline.pts)
     if seconds is not None:
@@ -122,9 +68,8 @@ def _span(timeline: _Timeline, frames: Frames | None, seconds: Seconds | None) -
         raise BadClip(f"the span begins at frame {begin}, the video has {total}")
     if begin >= end:
         raise BadClip(f"the span is empty (frames {begin} to {end})")
-    # An edit list may hide a frame or two of those that the header counts; more than that are missing.
-    if to_end and timeline.announced - total > max(2, timeline.announced // 50):
-        raise BadClip(f"truncated video: {total} of {timeline.announced} frames are there")
+    if to_end and timeline.missing > slack(total + timeline.missing):
+        raise BadClip(f"truncated video: {total} of {total + timeline.missing} frames are there")
     if seconds is not None and seconds[1] is not None:
         missing = round((seconds[1] - timeline.seconds[-1]) * timeline.fps) - 1
     else:
@@ -137,64 +82,80 @@ def _span(timeline: _Timeline, frames: Frames | None, seconds: Seconds | None) -
     return begin, end
 
 
-def _decode_span(path: Path, timeline: _Timeline, begin: int, end: int) -> list[np.ndarray]:
+def _decode_span(path: Path, timeline: Timeline, begin: int, end: int) -> tuple[np.ndarray, list[str]]:
     wanted = timeline.pts[begin:end]
     key = bisect_right(timeline.keys, wanted[0]) - 1
     if timeline.timed and key > 0:
-        images = _decode_from(path, timeline.keys[key], wanted, timed=True)
-        if len(images) == len(wanted):
-            return images
-    # From the start: there is no time stamp to seek to, or the key frame was none (open groups of pictures).
-    images = _decode_from(path, None, wanted, timeline.timed)
-    if len(images) != len(wanted):
-        raise BadClip(f"truncated or damaged video: {len(images)} of {len(wanted)} frames decode")
-    return images
+        frames_THWC, as_stored = _decode_from(path, timeline.keys[key], wanted, timed=True)
+        if len(frames_THWC) == len(wanted):
+            return frames_THWC, as_stored
+    # From the start: there is nothing to seek to or no way, or the key frame was none (open groups of pictures).
+    frames_THWC, as_stored = _decode_from(path, None, wanted, timeline.timed)
+    if len(frames_THWC) != len(wanted):
+        raise BadClip(f"truncated or damaged video: {len(frames_THWC)} of {len(wanted)} frames decode")
+    return frames_THWC, as_stored
 
 
-def _decode_from(path: Path, start: int | None, wanted: list[int], timed: bool) -> list[np.ndarray]:
-    images: list[np.ndarray] = []
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # the workers are processes
+def _decode_from(path: Path, start: int | None, wanted: list[int], timed: bool) -> tuple[np.ndarray, list[str]]:
+    """The wanted frames that decode whole (T, H, W, 3), and what a player would show otherwise."""
+    frames_THWC, count = np.empty((0, 0, 0, 3), np.uint8), 0
+    notes: set[str] = set()
+    with open_video(path) as (container, stream):
+        notes |= _pixel_shape(stream.sample_aspect_ratio)
         if start is not None:
-            container.seek(start, stream=stream)
-        for number, frame in enumerate(container.decode(stream)):
+            try:
+                container.seek(start, stream=stream)
+            except av.FFmpegError:  # RealMedia, for one
+                return frames_THWC, []
+        for number, frame in enumerate(within_time(container.decode(stream))):
             at = frame.pts if timed else number
-            if at is None or at < wanted[0]:
+            if at is None or at < wanted[0] or frame.is_corrupt:
                 continue
-            if at <= wanted[-1]:
-                images.append(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
-            if at >= wanted[-1]:
+            if at > wanted[-1] or count == len(wanted):
                 break
-    return images
+            if count == 0:
+                check_size(frame.width, frame.height, len(wanted))
+            frame_HWC = upright(frame.to_ndarray(format="rgb24"), _display_matrix(frame))
+            if count == 0:
+                frames_THWC = np.empty((len(wanted), *frame_HWC.shape), np.uint8)
+            if frame_HWC.shape != frames_THWC.shape[1:]:
+                raise BadClip("the frame size changes within the clip")
+            frames_THWC[count] = frame_HWC
+            count += 1
+            notes |= _picture_notes(frame)
+            if at == wanted[-1]:
+                break
+    return frames_THWC[:count], sorted(notes)
 
 
-def load_keypoints(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Read a keypoint file: .npz with an array `keypoints` (or one array only), or .npy.
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray:
+    """The 3 x 3 matrix that takes stored positions to shown ones, as ints; the identity where the file has none."""
+    found = frame.side_data.get("DISPLAYMATRIX")
+    return np.eye(3, dtype=np.int32) if found is None else np.frombuffer(bytes(found), np.int32).reshape(3, 3)  # type: ignore[call-overload]
 
-    Returns:
-        float32 (T, 133, 3), and the texts beside it in an .npz, such as the estimator's name and version.
+
+def upright(frame_HWC: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Turn and mirror a frame as a player does: (x, y, 1) is shown at (x, y, 1) times matrix (ISO/IEC 14496-12, 6.2.2).
 
     Raises:
-        BadClip: unreadable, or of another shape.
+        BadClip: the matrix turns by something else than quarters of a circle.
     """
-    path = Path(path)
-    texts: dict[str, str] = {}
-    try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            keypoints = loaded
-        else:
-            with loaded:
-                texts = {name: str(loaded[name]) for name in loaded.files if loaded[name].dtype.kind == "U"}
-                arrays = [name for name in loaded.files if name not in texts]
-                if "keypoints" not in arrays and len(arrays) != 1:
-                    raise BadClip(f"{path.name} holds the arrays {arrays}; call one of them keypoints")
-                keypoints = loaded["keypoints" if "keypoints" in arrays else arrays[0]]
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
-        if isinstance(error, BadClip):
-            raise
-        raise BadClip(f"unreadable keypoints {path.name}: {error}") from error
-    if keypoints.ndim != 3 or keypoints.shape[1:] != (NUM_WHOLEBODY, 3) or keypoints.dtype.kind not in "fiu":
-        raise BadClip(f"keypoints {path.name} have shape {keypoints.shape}, expected (T, {NUM_WHOLEBODY}, 3)")
-    return keypoints.astype(np.float32), texts
+    (a, b), (c, d) = matrix[:2, :2].astype(float)
+    if (a == 0 and b == 0) or (c == 0 and d == 0):  # it says nothing
+        return frame_HWC
+    if max(min(abs(a), abs(b)), min(abs(c), abs(d))) > math.sin(math.radians(1)) * max(abs(a), abs(b)):
+        raise BadClip("the video is turned by an angle that is not a quarter of a circle; turn it upright")
+    if abs(b) > abs(a):
+        frame_HWC, a, d = frame_HWC.transpose(1, 0, 2), c, b
+    return frame_HWC[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _pixel_shape(aspect: Fraction | None) -> set[str]:
+    if not aspect or abs(aspect - 1) < 0.01:  # widths that codecs round are no shape
+        return set()
+    return {f"pixels of {aspect.numerator}:{aspect.denominator}"}
+
+
+def _picture_notes(frame: av.VideoFrame) -> set[str]:
+    notes = {"interlaced"} if frame.interlaced_frame else set()
+    return notes | ({f"HDR ({_HDR[frame.color_trc]})"} if frame.color_trc in _HDR else set())

@@ -1,0 +1,99 @@
+"""Whole-body keypoints out of the .npz and .npy files that users have."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from cclslr.keypoints import NUM_WHOLEBODY
+from cclslr.shards.foreign import MAX_KEYPOINT_BYTES, reading
+from cclslr.shards.format import BadClip
+
+_MAX_TEXT_BYTES = 4096  # names and versions of estimators; longer texts are something else
+_HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype]]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def load_keypoints(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
+    """Read a keypoint file: .npz with an array `keypoints` (or one array only), or .npy.
+
+    Of each array the header comes first: what is no keypoints takes no memory, however large it unpacks.
+
+    Returns:
+        float32 (T, 133, 3), and the texts beside it in an .npz, such as the estimator's name and version. Numbers that
+        are not finite stay: they say that a point was not found.
+
+    Raises:
+        BadClip: unreadable, of another shape, larger than `MAX_KEYPOINT_BYTES`, or without one finite point; names the
+            file.
+    """
+    path = Path(path)
+    with reading(path), open(path, "rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                keypoints, texts = _from_archive(archive)
+        else:
+            file.seek(0)
+            keypoints, texts = _read_keypoints(file, os.fstat(file.fileno()).st_size), {}
+        with np.errstate(over="ignore"):  # beyond float32 is infinite
+            keypoints_TKC = keypoints.astype(np.float32)
+        if not np.isfinite(keypoints_TKC).all(axis=-1).any():
+            raise BadClip("no keypoint has finite numbers")
+        return keypoints_TKC, texts
+
+
+def _from_archive(archive: zipfile.ZipFile) -> tuple[np.ndarray, dict[str, str]]:
+    """The keypoints of an .npz, and its texts."""
+    texts, arrays = {}, {}
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        with archive.open(info) as file:
+            shape, order, dtype = _header(file)
+            if dtype.kind != "U":
+                arrays[name] = info
+            elif prod(shape) * dtype.itemsize <= _MAX_TEXT_BYTES:
+                texts[name] = str(_data(file, shape, order, dtype, _MAX_TEXT_BYTES))
+    if "keypoints" not in arrays and len(arrays) != 1:
+        raise BadClip(f"it holds the arrays {sorted(arrays)[:10]}; call one of them keypoints")
+    info = arrays["keypoints"] if "keypoints" in arrays else next(iter(arrays.values()))
+    with archive.open(info) as file:
+        return _read_keypoints(file, info.file_size), texts
+
+
+def _read_keypoints(file: IO[bytes], size: int) -> np.ndarray:
+    """The keypoints of an .npy of `size` bytes."""
+    shape, order, dtype = _header(file)
+    if len(shape) != 3 or shape[1:] != (NUM_WHOLEBODY, 3) or dtype.kind not in "fiu":
+        raise BadClip(f"the keypoints have shape {shape} of {dtype}, expected (T, {NUM_WHOLEBODY}, 3) of numbers")
+    if shape[0] == 0:
+        raise BadClip("the keypoints have no frame")
+    return _data(file, shape, order, dtype, min(size, MAX_KEYPOINT_BYTES))
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], str, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:  # 3.0 is for tables with column names
+        raise BadClip(f"an array is in .npy format {version[0]}.{version[1]}, not plain numbers")
+    shape, fortran, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise BadClip("it holds a pickle, which is never opened")
+    return shape, "F" if fortran else "C", dtype
+
+
+def _data(file: IO[bytes], shape: tuple[int, ...], order: str, dtype: np.dtype, limit: int) -> np.ndarray:
+    """The array after its header; of at most `limit` bytes, so that no header makes us take memory for nothing."""
+    size = prod(shape) * dtype.itemsize
+    if size > limit:
+        raise BadClip(f"an array says that it has {size} bytes, where {limit} at most can be")
+    data = file.read(size)
+    if len(data) != size:
+        raise BadClip(f"truncated: {len(data)} of {size} bytes of an array are there")
+    return np.frombuffer(data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]  # "C" or "F"
