@@ -460,7 +460,6 @@ BACKEND = Backend("one_more", "one more", "nothing", lambda options: SimpleNames
 """
     )
     monkeypatch.setattr(poses, "__path__", [*poses.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "cclslr.poses.one_more", raising=False)
     assert set(backends()) >= {"rtmpose", "mediapipe", "one_more"}
     assert open_estimator(EstimatorOptions("one_more")).version == "stub 1"
     for main in (tool.main, predict.main):
@@ -470,7 +469,7 @@ BACKEND = Backend("one_more", "one more", "nothing", lambda options: SimpleNames
         assert all(name in shown for name in backends())
     with pytest.raises(UserError, match=r"unknown pose backend 'x'; choose one of .*one_more"):
         open_estimator(EstimatorOptions("x"))
-    monkeypatch.delitem(sys.modules, "cclslr.poses.one_more")
+    sys.modules.pop("cclslr.poses.one_more")
 
 
 # The tool ------------------------------------------------------------------------------------------------------------

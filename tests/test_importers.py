@@ -36,11 +36,10 @@ IMPORTER = Importer("one_more", "one more", add_arguments, load)
     )
     package = importlib.import_module("cclslr.datasets")
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "cclslr.datasets.one_more", raising=False)
     args = pack.parse(["one_more", "--words", "a b", "--out", "x"])
     assert args.load(args).classes == ["a", "b"]
     assert poses.parse(["--dataset", "one_more", "--words", "c", "--out", "x"]).words == "c"
-    monkeypatch.delitem(sys.modules, "cclslr.datasets.one_more")
+    sys.modules.pop("cclslr.datasets.one_more")
 
 
 @pytest.mark.parametrize("name", importers())

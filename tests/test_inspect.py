@@ -21,7 +21,7 @@ from cclslr.inspect.films import HEIGHT, films_of, load_matching_flow
 from cclslr.inspect.page import page, summarise
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, save_flow
-from cclslr.masking.mpm import MpmOptions
+from cclslr.masking.methods import MpmOptions
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards.clip import PackOptions

@@ -23,7 +23,7 @@ from cclslr.files import read_json
 from cclslr.masking import rewrite
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow
-from cclslr.masking.mpm import MpmOptions, motion_mask
+from cclslr.masking.methods import MpmOptions, motion_mask
 from cclslr.masking.options import DEFAULT_FLOW, require_masks, subnet_dtype
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings

@@ -13,7 +13,7 @@ from cclslr.bench import meta, pretrain
 from cclslr.bench.meta import META, HostWaits
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config
 from cclslr.models.classifier import Classifier
-from cclslr.training.distributed import Ranks
+from cclslr.training.distributed import Process
 from cclslr.training.optimise import Amp, distribute, sgd
 
 SMALL = [
@@ -31,14 +31,14 @@ SMALL = [
 ]
 
 
-def pretrain_steps(cfg: PretrainConfig, ranks: Ranks, number: int = 2) -> dict[str, torch.Tensor]:
+def pretrain_steps(cfg: PretrainConfig, process: Process, number: int = 2) -> dict[str, torch.Tensor]:
     with meta.meta_device(torch.bfloat16):
         with META:
-            learner = train.build_learner(cfg, ranks)
-        batch = pretrain.random_batch(cfg, ranks)
+            learner = train.build_learner(cfg, process)
+        batch = pretrain.random_batch(cfg, process)
         with meta.no_host_waits():
             for step in range(number):
-                losses = train.pretrain_step(learner, batch, step, cfg, ranks)
+                losses = train.pretrain_step(learner, batch, step, cfg, process)
     return losses
 
 
@@ -54,7 +54,7 @@ def pretrain_steps(cfg: PretrainConfig, ranks: Ranks, number: int = 2) -> dict[s
 )
 def test_a_pretraining_step_never_waits(overrides: list[str], rank_and_world: tuple[int, int]) -> None:
     cfg = load_config(PretrainConfig, None, [*SMALL, *overrides])
-    losses = pretrain_steps(cfg, Ranks(*rank_and_world, META))
+    losses = pretrain_steps(cfg, Process(*rank_and_world, META))
     assert losses["cl_pose"].device == META
 
 
@@ -62,17 +62,17 @@ def test_a_pretraining_step_never_waits(overrides: list[str], rank_and_world: tu
 @pytest.mark.parametrize("linear_probe", [False, True])
 def test_a_finetuning_step_never_waits(linear_probe: bool, world: int) -> None:
     cfg = load_config(FinetuneConfig, None, [*SMALL, "model.rgb=r3d18"])
-    ranks = Ranks(world - 1, world, META)
+    process = Process(world - 1, world, META)
     with meta.meta_device(torch.bfloat16):
         with META:
             classifier = Classifier(cfg.model, 10, linear_probe).to(META)
             amp = Amp(cfg.run.amp, META)
-        classifier_ddp = distribute(classifier, ranks, cfg.run)
+        classifier_ddp = distribute(classifier, process, cfg.run)
         optimizer = sgd(classifier.parameters(), cfg.optim)
-        batch = pretrain.random_batch(load_config(PretrainConfig, None, SMALL), ranks)
+        batch = pretrain.random_batch(load_config(PretrainConfig, None, SMALL), process)
         with meta.no_host_waits():
             for step in range(2):
-                losses = finetune.finetune_step(classifier_ddp, optimizer, amp, batch, step, cfg, ranks)
+                losses = finetune.finetune_step(classifier_ddp, optimizer, amp, batch, step, cfg, process)
     assert set(losses) == {"ce_rgb", "ce_pose"}
 
 
@@ -108,7 +108,7 @@ def test_a_wait_that_somebody_adds_is_found(wait: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(train, "momentum_update", mutated)
     cfg = load_config(PretrainConfig, None, [*SMALL, "model.modalities=[pose]", "optim.batch=2"])
     with pytest.raises(HostWaits):
-        pretrain_steps(cfg, Ranks(0, 1, META), number=1)
+        pretrain_steps(cfg, Process(0, 1, META), number=1)
 
 
 def test_what_does_not_wait_passes() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,17 +14,17 @@ from hypothesis import strategies as st
 
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard
+from cclslr.masking.methods import MpmOptions, methods, motion_mask
 from cclslr.masking.mpm import (
-    MpmOptions,
     decode_zero,
     flow_masks,
-    motion_mask,
     motion_videos,
     otsu,
     resize,
     select_latents,
     to_unit,
 )
+from cclslr.masking.options import add_arguments, mask_settings
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +263,30 @@ def test_missing_flow_or_keypoints_are_named() -> None:
         motion_mask(clip, MpmOptions())
     with pytest.raises(ValueError, match="keypoints"):
         motion_mask(clip, MpmOptions(method="pose_discs"))
+
+
+def test_a_file_is_all_that_a_method_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is put into the package is an option of the command, and makes masks."""
+    from cclslr.masking import methods as package
+
+    (tmp_path / "everything.py").write_text(
+        """
+import numpy as np
+from cclslr.masking.methods.base import MaskMethod, MpmReport
+
+def prepare(frames_THWC, keypoints_TKC, options, flow):
+    return np.ones((len(frames_THWC), 64, 64), np.uint8), MpmReport(1.0, None, None)
+
+METHOD = MaskMethod("everything", "keeps all", prepare)
+"""
+    )
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    chosen = mask_settings(parser.parse_args(["--method", "everything"]), torch.device("cpu"))
+    assert "everything: keeps all" in parser.format_help().replace("\n", " ")
+    assert chosen.describe()["flow"] is None
+    clip, _ = moving_square()
+    assert motion_mask(clip, chosen.options)[0].all()
+    sys.modules.pop("cclslr.masking.methods.everything")
+    assert "everything" not in {name for name, method in methods().items() if method.needs_flow}

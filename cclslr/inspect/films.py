@@ -17,7 +17,8 @@ from cclslr.data.views import draw_views
 from cclslr.inspect.contact import COLOURS
 from cclslr.keypoints import CONFIDENT, EDGES, SLICES, select
 from cclslr.masking.flow import Flow
-from cclslr.masking.mpm import MpmOptions, motion_videos, resize
+from cclslr.masking.methods import MpmOptions
+from cclslr.masking.mpm import motion_videos, resize
 from cclslr.shards import video
 from cclslr.shards.reader import ClipData, ShardSet
 

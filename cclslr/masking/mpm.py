@@ -9,7 +9,7 @@ a map of each frame, blurred by 5x5. The paper does not say which map; `binarize
 - `decoded_difference`: distance of a frame's gray from that of the decoded zero latent;
 - `gray_otsu`: the frame's gray itself, not blurred: the paper to the letter.
 
-Two baselines need no flow.
+The same functions serve the methods of cclslr/masking/methods that need no flow.
 
 Shapes: T frames, H x W pixels, D latent dimensions, S the frame size of the flow; masks are MASK_SIZE x MASK_SIZE and
 cover the whole frame.
@@ -18,76 +18,19 @@ cover the whole frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cclslr.errors import UserError
-from cclslr.keypoints import CONFIDENT
 from cclslr.masking.flow import Flow
+from cclslr.masking.methods.base import MpmOptions, MpmReport
 from cclslr.shards.format import MASK_SIZE
 
-METHODS = ("flow", "temporal_std", "pose_discs")
-CHOICES = {
-    "method": METHODS,
-    "keep": ("high", "low"),
-    "threshold": ("absolute", "quantile"),
-    "binarize": ("decoded_deviation", "decoded_motion", "decoded_difference", "gray_otsu"),
-}
 MIN_SHARE = 1e-3  # at least this share of the latents must be masked, and be kept
 MIN_DIFFERENCE = 2 / 256  # of gray values in [0, 1]: below it nothing moves, and Otsu would split noise
-HANDS_AND_FACE = (*range(23, 91), *range(91, 133))  # of the 133 whole-body keypoints
 GRAY = (0.299, 0.587, 0.114)
-
-
-@dataclass(frozen=True)
-class MpmOptions:
-    """How masks are made."""
-
-    method: str = "flow"
-    keep: str = "high"  # high: moving latents survive; low: Eq. 5 to the letter
-    threshold: str = "absolute"  # absolute: sigma against p; quantile: a share p of the latents counts as static
-    p: float = 0.5
-    binarize: str = "decoded_deviation"
-    radius: float = 0.06  # pose_discs: of each disc, in widths of the frame
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"mask option {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        if not self.p > 0 or (self.threshold == "quantile" and not self.p < 1):
-            raise UserError(f"mask option p is {self.p}; it must be positive, and below 1 as a quantile")
-
-
-@dataclass(frozen=True)
-class MpmReport:
-    """What became of one clip."""
-
-    share_kept: float  # of the masks' pixels
-    share_latents_masked: float | None  # None without a flow
-    degenerate: str | None  # why the mask is all ones; None where it is a real mask
-
-
-def motion_mask(
-    frames_THWC: np.ndarray, options: MpmOptions, flow: Flow | None = None, keypoints_TKC: np.ndarray | None = None
-) -> tuple[np.ndarray, MpmReport]:
-    """The masks of one clip: uint8 frames (T, H, W, 3) → uint8 {0, 1} (T, 64, 64) and a report. A pure function.
-
-    Raises:
-        UserError: the method lacks its flow or its keypoints.
-    """
-    if options.method == "pose_discs":
-        if keypoints_TKC is None:
-            raise UserError("masks of method pose_discs need keypoints; pack the clips with their pose")
-        return _finish(*_pose_discs(keypoints_TKC, frames_THWC.shape[1:3], options.radius))
-    if options.method == "temporal_std":
-        return _finish(*_temporal_std(resize(frames_THWC, MASK_SIZE)))
-    if flow is None:
-        raise UserError("masks of method flow need a flow; train one with cclslr flow")
-    return flow_masks([resize(frames_THWC, flow.size)], options, flow)[0]
 
 
 @torch.inference_mode()
@@ -104,7 +47,7 @@ def flow_masks(
             mask_THW, reason = _binarize(video_TCHW, options.binarize, still_1CHW)
         if mask_THW is None:
             mask_THW = torch.ones(len(video_TCHW), MASK_SIZE, MASK_SIZE)
-        results.append(_finish(mask_THW, reason, 1.0 - float(keep_D.float().mean())))
+        results.append(finish(mask_THW, reason, 1.0 - float(keep_D.float().mean())))
     return results
 
 
@@ -183,12 +126,12 @@ def otsu(values: Tensor, low: float, high: float) -> float:
     return low + (high - low) * (int(variance.argmax()) + 1) / 256
 
 
-def _gray(frames_NCHW: Tensor) -> Tensor:
+def to_gray(frames_NCHW: Tensor) -> Tensor:
     weights = torch.tensor(GRAY, device=frames_NCHW.device).view(1, 3, 1, 1)
     return (frames_NCHW * weights).sum(1, keepdim=True)
 
 
-def _split_map(maps_N1HW: Tensor) -> tuple[Tensor | None, str | None]:
+def split_map(maps_N1HW: Tensor) -> tuple[Tensor | None, str | None]:
     """At the mask's size a 5x5 blur, one Otsu threshold over all maps; (N, 64, 64) bool, or why there is none."""
     maps = F.interpolate(maps_N1HW, (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False)
     maps = F.avg_pool2d(maps, 5, stride=1, padding=2, count_include_pad=False)[:, 0]
@@ -205,44 +148,21 @@ def _binarize(video_TCHW: Tensor, how: str, still_1CHW: Tensor | None) -> tuple[
     video_TCHW = video_TCHW.clamp(0, 1)
     if how == "gray_otsu":
         gray = F.interpolate(
-            _gray(video_TCHW), (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False
+            to_gray(video_TCHW), (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False
         )[:, 0]
         if float(gray.max() - gray.min()) < MIN_DIFFERENCE:
             return None, "no motion"
         return gray > otsu(gray, 0.0, 1.0), None
     if how == "decoded_difference":
         assert still_1CHW is not None
-        return _split_map((_gray(video_TCHW) - _gray(still_1CHW.clamp(0, 1))).abs())
+        return split_map((to_gray(video_TCHW) - to_gray(still_1CHW.clamp(0, 1))).abs())
     distance_T1HW = (video_TCHW - video_TCHW.mean(0)).square().sum(1, keepdim=True)
     if how == "decoded_motion":
-        return _split_map(distance_T1HW.sqrt())
-    mask_1HW, reason = _split_map(distance_T1HW.mean(0, keepdim=True).sqrt())
+        return split_map(distance_T1HW.sqrt())
+    mask_1HW, reason = split_map(distance_T1HW.mean(0, keepdim=True).sqrt())
     return None if mask_1HW is None else mask_1HW.expand(len(video_TCHW), -1, -1), reason
 
 
-def _temporal_std(frames_TCHW: Tensor) -> tuple[Tensor, str | None]:
-    shape = (len(frames_TCHW), MASK_SIZE, MASK_SIZE)
-    if len(frames_TCHW) < 2:
-        return torch.ones(shape), "single frame"
-    mask_1HW, reason = _split_map(_gray(to_unit(frames_TCHW)).std(0, keepdim=True))
-    return torch.ones(shape) if mask_1HW is None else mask_1HW.expand(shape), reason
-
-
-def _pose_discs(keypoints_TKC: np.ndarray, size: tuple[int, int], radius: float) -> tuple[Tensor, str | None]:
-    """Discs around confident hand and face keypoints. A frame without any keeps everything."""
-    height, width = size
-    points_TJC = np.asarray(keypoints_TKC, np.float32)[:, HANDS_AND_FACE]
-    centre_x = (np.arange(MASK_SIZE) + 0.5) * width / MASK_SIZE - 0.5
-    centre_y = (np.arange(MASK_SIZE) + 0.5) * height / MASK_SIZE - 0.5
-    mask_THW = np.zeros((len(points_TJC), MASK_SIZE, MASK_SIZE), bool)
-    for mask_HW, points_JC in zip(mask_THW, points_TJC):
-        for x, y, confidence in points_JC:
-            if confidence > CONFIDENT:
-                mask_HW |= (centre_x[None] - x) ** 2 + (centre_y[:, None] - y) ** 2 <= (radius * width) ** 2
-    mask_THW[~mask_THW.any((1, 2))] = True
-    return torch.from_numpy(mask_THW), "no confident keypoints" if mask_THW.all() else None
-
-
-def _finish(mask_THW: Tensor, reason: str | None, masked: float | None = None) -> tuple[np.ndarray, MpmReport]:
+def finish(mask_THW: Tensor, reason: str | None, masked: float | None = None) -> tuple[np.ndarray, MpmReport]:
     mask = mask_THW.to("cpu", torch.uint8).numpy()
     return mask, MpmReport(float(mask.mean()), masked, reason)

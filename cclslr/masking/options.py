@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cclslr.errors import UserError
-from cclslr.masking.mpm import CHOICES, MpmOptions
+from cclslr.masking.methods import CHOICES, MpmOptions, methods
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards.reader import ShardSet
 
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="flow of cclslr flow (default: a small one that comes with the program)",
     )  # fmt: skip
     group.add_argument(
-        "--method", choices=CHOICES["method"], default=default.method,
-        help="flow: motion-preserving masking; temporal_std and pose_discs need no flow (default flow)",
+        "--method", choices=methods(), default=default.method,
+        help="; ".join(f"{name}: {method.help}" for name, method in methods().items()) + f" (default {default.method})",
     )  # fmt: skip
     group.add_argument(
         "--keep", choices=CHOICES["keep"], default=default.keep,
@@ -73,7 +73,7 @@ def mask_settings(args: argparse.Namespace, device: torch.device) -> MaskSetting
         UserError: an option is out of range.
     """
     options = MpmOptions(args.method, args.keep, args.threshold, args.p, args.binarize, args.radius)
-    if options.method != "flow":
+    if not methods()[options.method].needs_flow:
         return MaskSettings(options)
     if not args.flow.is_file():
         raise FileNotFoundError(f"{args.flow}: no such flow; train one with cclslr flow")

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cclslr.files import read_json, write_json
-from cclslr.masking.mpm import MpmReport, flow_masks, motion_mask, resize
+from cclslr.masking.methods import MpmReport
 from cclslr.masking.settings import MaskSettings, MaskTotals
 from cclslr.shards import video
 from cclslr.shards.executor import run_tasks
@@ -261,23 +260,26 @@ def _groups(clips: Sequence[PackedClip]) -> Iterator[list[PackedClip]]:
         yield group
 
 
-Prepared = torch.Tensor | tuple[Any, MpmReport] | None
+@dataclass(frozen=True)
+class Ready:
+    """A clip on its way to its masks."""
+
+    prepared: Any = None  # for the method, where there is video that decodes
+    masks: tuple[np.ndarray, MpmReport] | None = None  # where there is nothing to prepare
 
 
-def _decode(clip: PackedClip, task: MaskTask) -> Prepared:
-    """A clip's frames at the flow's size; or its mask, where no flow is needed; or None without video."""
+def _decode(clip: PackedClip, task: MaskTask) -> Ready:
+    """What the method makes of a clip's frames; nothing without video, and a mask that keeps all where it is broken."""
     data = clip.parts.get(video.extension(task.codec))
     if data is None:
-        return None
+        return Ready()
     try:
         frames_THWC = video.decode(data, task.codec)
     except BadClip:
-        ones = torch.ones(clip.row.num_frames, MASK_SIZE, MASK_SIZE, dtype=torch.uint8).numpy()
-        return ones, MpmReport(1.0, None, "undecodable video")
+        ones = np.ones((clip.row.num_frames, MASK_SIZE, MASK_SIZE), np.uint8)
+        return Ready(masks=(ones, MpmReport(1.0, None, "undecodable video")))
     settings = task.settings
-    if settings.options.method == "flow":
-        return resize(frames_THWC, settings.flow().size)
-    return motion_mask(frames_THWC, settings.options, None, _keypoints(clip))
+    return Ready(settings.method.prepare(frames_THWC, _keypoints(clip), settings.options, settings.flow()))
 
 
 def _keypoints(clip: PackedClip) -> Any:
@@ -285,18 +287,13 @@ def _keypoints(clip: PackedClip) -> Any:
     return None if data is None else np.load(io.BytesIO(data), allow_pickle=False)
 
 
-def _mask_group(ready: list[Prepared], settings: MaskSettings) -> list[tuple[bytes | None, MpmReport | None]]:
-    frames = [item for item in ready if isinstance(item, torch.Tensor)]
-    made: Iterator[tuple[np.ndarray, MpmReport]] = iter(())
-    if frames:
-        made = iter(flow_masks(frames, settings.options, settings.flow()))
+def _mask_group(ready: list[Ready], settings: MaskSettings) -> list[tuple[bytes | None, MpmReport | None]]:
+    prepared = [clip.prepared for clip in ready if clip.prepared is not None]
+    made = iter(settings.method.masks(prepared, settings.options, settings.flow()) if prepared else ())
     results: list[tuple[bytes | None, MpmReport | None]] = []
-    for item in ready:
-        if item is None:
-            results.append((None, None))
-        else:
-            mask_THW, report = next(made) if isinstance(item, torch.Tensor) else item
-            results.append((encode_masks(mask_THW), report))
+    for clip in ready:
+        masks = clip.masks if clip.prepared is None else next(made)
+        results.append((None, None) if masks is None else (encode_masks(masks[0]), masks[1]))
     return results
 
 

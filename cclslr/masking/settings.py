@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cclslr.masking.flow import Flow, load_flow
-from cclslr.masking.mpm import MpmOptions, MpmReport
+from cclslr.masking.methods import MaskMethod, MpmOptions, MpmReport, methods
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,16 @@ class MaskSettings:
     device: str = "cpu"
     threads: int = 1  # decoding ahead of the flow
 
+    @property
+    def method(self) -> MaskMethod:
+        return methods()[self.options.method]
+
     def describe(self) -> dict[str, Any]:
         """What decides the masks, for dataset.json and every clip's json; the device is no part of it."""
-        if self.options.method != "flow":
+        if not self.method.needs_flow:
             return {"options": dataclasses.asdict(self.options), "flow": None}
         flow = self.flow()
+        assert flow is not None
         known = ("bits_per_dim", "latent_std", "steps", "file")
         return {
             "options": dataclasses.asdict(self.options),
@@ -44,16 +49,18 @@ class MaskSettings:
             },
         }
 
-    def flow(self) -> Flow:
-        """The flow, loaded once in each process."""
+    def flow(self) -> Flow | None:
+        """The flow, loaded once in each process; None for a method without one."""
+        if not self.method.needs_flow:
+            return None
         assert self.flow_path is not None
         return _load(self.flow_path, self.device, self.dtype)
 
     def recipe(self) -> str:
         """SHA-256 of what decides the masks."""
         decides: dict[str, Any] = {"options": dataclasses.asdict(self.options)}
-        if self.options.method == "flow":
-            decides |= {"flow": self.flow().card.sha256, "dtype": self.dtype}
+        if (flow := self.flow()) is not None:
+            decides |= {"flow": flow.card.sha256, "dtype": self.dtype}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,7 +20,8 @@ from cclslr.console import console
 from cclslr.files import write_json
 from cclslr.masking.architecture import PRESETS, SIZES, flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow
-from cclslr.masking.mpm import MpmOptions, flow_masks, resize, select_latents, to_unit
+from cclslr.masking.methods import MpmOptions
+from cclslr.masking.mpm import flow_masks, resize, select_latents, to_unit
 from cclslr.masking.options import subnet_dtype
 
 EXAMPLES = """examples:

@@ -18,7 +18,7 @@ from cclslr.console import console, progress_bar
 from cclslr.datasets.synthetic import SynthClip, SynthOptions, manifest, moving_region
 from cclslr.files import write_json
 from cclslr.masking.flow import Flow, load_flow
-from cclslr.masking.mpm import CHOICES, MpmOptions, motion_mask
+from cclslr.masking.methods import CHOICES, MpmOptions, methods, motion_mask
 from cclslr.shards.format import MASK_SIZE
 
 EXAMPLES = """examples:
@@ -58,7 +58,7 @@ class Variant:
 
     def __str__(self) -> str:
         options = self.options
-        if options.method != "flow":
+        if not self.flow:
             return options.method
         half = " bf16" if self.dtype == torch.bfloat16 else ""
         return f"{options.keep} {options.threshold} p={options.p:g} {options.binarize}{half}"
@@ -66,7 +66,7 @@ class Variant:
 
 def variants(flows: dict[str, Flow]) -> list[Variant]:
     """Everything that is compared."""
-    listed = [Variant("", MpmOptions(method="temporal_std")), Variant("", MpmOptions(method="pose_discs"))]
+    listed = [Variant("", MpmOptions(method=name)) for name, method in methods().items() if not method.needs_flow]
     for name in flows:
         options = [MpmOptions(keep=keep, binarize=how) for how in CHOICES["binarize"] for keep in ("high", "low")]
         options += [MpmOptions(p=p) for p in (0.25, 0.75)]
