@@ -18,14 +18,16 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Known:
-    """50 frames at 25 a second; the left hand is seen in the first `seen` frames."""
+    """50 frames at 25 a second; the left hand is seen in the first `seen` frames, the nose not in the first."""
 
     seen: int
 
     def load(self) -> RawClip:
         pose = np.ones((50, 133, 3), dtype=np.float32)
         pose[self.seen :, list(WHOLEBODY["left_hand"]), 2] = 0.1
-        return RawClip(None, pose, 25.0, {"pose": {"estimator": "one"}})
+        pose[0, 0, 1] = np.nan
+        as_stored = {"as_stored": ["interlaced"]} if self.seen < 10 else {}
+        return RawClip(None, pose, 25.0, {"pose": {"estimator": "one"}} | as_stored)
 
 
 def test_card_says_what_was_packed(tmp_path: Path) -> None:
@@ -47,6 +49,8 @@ def test_card_says_what_was_packed(tmp_path: Path) -> None:
         "- signers in both train and test: 0",
         "- seconds: 2.00 to 2.00, median 2.00",
         "- rejected while packing: 1",
+        "- interlaced: 2 clips, packed as their files store them",
+        "- points with a number that is not finite, taken as not found: 10",
         f"| left hand | {100 * sum(5 * n for n in range(10)) / 500:.1f} % |",
         "| right hand | 100.0 % |",
         "- estimator: estimator one (100.0 %)",

@@ -36,13 +36,16 @@ class Statistics:
     frames: int = 0
     kept: list[float] = field(default_factory=list)  # share of each mask that is kept
     estimators: Counter[str] = field(default_factory=Counter)
+    as_stored: Counter[str] = field(default_factory=Counter)  # clips that a player would show otherwise
+    points_not_finite: int = 0
     bad: list[str] = field(default_factory=list)
 
     def merge(self, other: Statistics) -> None:
         """Add another shard's."""
-        for name in ("points", "confident", "hand_frames", "estimators"):
+        for name in ("points", "confident", "hand_frames", "estimators", "as_stored"):
             getattr(self, name).update(getattr(other, name))
         self.frames += other.frames
+        self.points_not_finite += other.points_not_finite
         self.kept += other.kept
         self.bad += other.bad
 
@@ -68,6 +71,8 @@ def collect_statistics(task: StatisticsTask) -> Statistics:
         except BadClip as error:
             result.bad.append(str(error))
             continue
+        result.as_stored.update(clip.meta.get("as_stored", ()))
+        result.points_not_finite += clip.meta.get("points_not_finite", 0)
         if clip.pose_TKC is not None:
             confident_TK = clip.pose_TKC[..., 2] > CONFIDENT
             result.frames += len(confident_TK)
@@ -117,6 +122,10 @@ def card(name: str, rows: Sequence[IndexRow], info: dict[str, Any], found: Stati
         f"- frame size: {_most(shapes)}; frames a second: {_most(rates)}",
         f"- rejected while packing: {info.get('rejected', 0):,}",
     ]
+    lines += [
+        f"- {kind}: {count:,} clips, packed as their files store them"
+        for kind, count in sorted(found.as_stored.items())
+    ]
     lines += ["", "## Keypoints", ""]
     if found.frames:
         lines += [f"Confident means above {CONFIDENT}.", "", "| part | confident |", "|---|---:|"]
@@ -127,6 +136,8 @@ def card(name: str, rows: Sequence[IndexRow], info: dict[str, Any], found: Stati
         for part, count in found.hand_frames.items():
             lines.append(f"| frames with a {part.replace('_', ' ')} | {_share(count, found.frames)} |")
         lines += ["", f"- estimator: {_most(found.estimators) or 'not recorded'}"]
+        if found.points_not_finite:
+            lines.append(f"- points with a number that is not finite, taken as not found: {found.points_not_finite:,}")
     else:
         lines.append("none")
     lines += ["", "## Masks", ""]
