@@ -9,3 +9,7 @@ class UserError(ValueError):
     Commands print it without a traceback and exit with 2 (`cclslr.console.run_command`). Every other exception but
     `OSError` is a bug of ours, and keeps its traceback.
     """
+
+
+class BadClip(UserError):
+    """A clip that cannot be used, with the reason; packing rejects it, reading quarantines it."""

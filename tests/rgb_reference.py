@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
+from cclslr.codecs import codec_named
 from cclslr.data.backend import EncodedClip
 from cclslr.data.batch import ViewParams
-from cclslr.shards import video
 from cclslr.shards.format import BadClip, RawClip
 
 
@@ -44,7 +44,7 @@ def frame_view(frame_HWC: np.ndarray, params: ViewParams, v: int, b: int, size: 
 def exact_rgb(data: bytes) -> np.ndarray:
     """Frames of an mp4 in float64 (T, H, W, 3): BT.601, limited range, chroma in the middle of 2x2 pixels.
 
-    libswscale's fast conversion, which `video.decode` uses, repeats chroma samples instead, and is 1 darker on average.
+    libswscale's fast conversion, which `Codec.decode` uses, repeats chroma samples instead, and is 1 darker on average.
     """
     frames = []
     with av.open(io.BytesIO(data), "r") as container:
@@ -71,7 +71,7 @@ def views(clips: list[EncodedClip], params: ViewParams, size: int, exact: bool =
     num_views, _, num_frames = params.rgb_index_VBT.shape
     out = np.empty((num_views, len(clips), num_frames, size, size, 3))
     for b, clip in enumerate(clips):
-        frames = exact_rgb(clip.video) if exact else video.decode(clip.video, clip.codec)
+        frames = exact_rgb(clip.video) if exact else clip.codec.decode(clip.video)
         for v in range(num_views):
             masks = clip.masks_THW if params.masked_VB[v, b] else None
             for i, t in enumerate(params.rgb_index_VBT[v, b]):
@@ -95,9 +95,9 @@ def encoded(
     frames_THWC: np.ndarray, codec: str, masks_THW: np.ndarray | None = None, name: str = "clip"
 ) -> EncodedClip:
     """Frames as the loader would hand them to a backend."""
-    data, offsets = video.encode(frames_THWC, codec, 25.0)
+    data, offsets = codec_named(codec).encode(frames_THWC, 25.0)
     num, height, width, _ = frames_THWC.shape
-    return EncodedClip(name, data, codec, tuple(offsets), num, width, height, masks_THW)
+    return EncodedClip(name, data, codec_named(codec), tuple(offsets), num, width, height, masks_THW)
 
 
 @dataclass(frozen=True)

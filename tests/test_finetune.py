@@ -11,10 +11,10 @@ import pytest
 import torch
 from small_runs import TINY, TINY_PRETRAIN, finish, start, tiny_shards
 
+from cclslr.codecs import codec_named
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.files import read_json
 from cclslr.predict import predict
-from cclslr.shards import video
 
 METRICS = {"per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5"}
 
@@ -91,7 +91,7 @@ def test_prediction_from_a_video_file(trained, tmp_path):
 def test_prediction_from_a_bare_video_asks_the_estimator(trained, tmp_path, monkeypatch):
     _, run = trained
     clip = manifest(SynthOptions(classes=4, size=48, frames=(12, 12)))[0].source.load()
-    data, _ = video.encode(clip.frames_THWC, "h264", 25.0)
+    data, _ = codec_named("h264").encode(clip.frames_THWC, 25.0)
     (tmp_path / "clip.mp4").write_bytes(data)
     np.save(tmp_path / "clip.npy", clip.keypoints_TKC)
     asked = []

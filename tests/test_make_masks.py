@@ -17,6 +17,8 @@ import pytest
 import torch
 from clusters import cluster
 
+from cclslr.codecs import codec_named
+from cclslr.codecs.jpeg import Jpeg
 from cclslr.commands.masks import main as command
 from cclslr.errors import UserError
 from cclslr.files import read_json
@@ -27,7 +29,6 @@ from cclslr.masking.methods import MpmOptions, motion_mask
 from cclslr.masking.options import DEFAULT_FLOW, require_masks, subnet_dtype
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
-from cclslr.shards import video
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import BadClip, ManifestRow, RawClip
 from cclslr.shards.pack import pack
@@ -113,7 +114,7 @@ def test_every_clip_gets_the_mask_of_its_packed_frames(packed: Path, shards: Pat
             assert clip.masks_THW is None
             assert "mask" not in clip.meta
             continue
-        frames = video.decode(clip.video, "jpeg")
+        frames = codec_named("jpeg").decode(clip.video)
         expected, report = motion_mask(frames, MpmOptions(), flow)
         assert clip.masks_THW is not None
         assert clip.masks_THW.shape == (9, 64, 64)
@@ -290,10 +291,13 @@ def test_a_damaged_clip_stops_with_its_name(shards: Path) -> None:
 
 def test_an_undecodable_clip_keeps_everything_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [ManifestRow(f"c{i}", Square(i, 9), 0, "sign", "train", "s0") for i in (1, 2)]
-    real = video.encode
-    garbage = lambda frames, *args: (b"\xff\xd8no jpeg", [0, 9]) if frames[0, 0, 0, 0] == first else real(frames, *args)  # noqa: E731
+    real = Jpeg.encode
+
+    def garbage(codec: Jpeg, frames: np.ndarray, *options: Any) -> tuple[bytes, list[int]]:
+        return (b"\xff\xd8no jpeg", [0, 9]) if frames[0, 0, 0, 0] == first else real(codec, frames, *options)
+
     first = Square(1, 9).load().frames_THWC[0, 0, 0, 0]  # type: ignore[index]
-    monkeypatch.setattr(video, "encode", garbage)
+    monkeypatch.setattr(Jpeg, "encode", garbage)
     pack(rows, tmp_path / "set", PackOptions(codec="jpeg", size=64, crop="none"), workers=0)
     masks = make_masks(tmp_path / "set", STD, 0, ALONE)
     assert masks["totals"]["degenerate"] == {"undecodable video": 1}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from small_runs import ROOT, TINY_PRETRAIN, finish, records, start
 
-from cclslr.shards.format import CODECS
+from cclslr.codecs import codecs
 
 
 def tool(name: str, *arguments: str) -> str:
@@ -19,7 +19,7 @@ def tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", codecs())
 def test_real_clips_go_all_the_way(real, tmp_path, codec):
     videos, shards = tmp_path / "videos", tmp_path / "shards"
     videos.mkdir()

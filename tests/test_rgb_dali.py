@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rgb_reference as slow
 
+from cclslr.codecs import codec_named, codecs
 from cclslr.config import ViewConfig
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
@@ -16,7 +17,7 @@ from cclslr.data.rgb_dali import DaliBackend
 from cclslr.data.views import draw_views, eval_views
 
 SIZE, FRAMES = 40, 6
-CODECS = [("jpeg", "dali"), ("jpeg", "libav"), ("vp9", "dali"), ("vp9", "libav"), ("h264", "libav"), ("hevc", "libav")]
+CODECS = [(name, "dali") for name, codec in codecs().items() if codec.dali_cpu] + [(name, "libav") for name in codecs()]
 CFG = ViewConfig(rgb_frames=FRAMES, pose_frames=FRAMES, size=SIZE, mask_alpha=0.5)
 
 
@@ -37,7 +38,7 @@ def _draw(clips: list[EncodedClip], epoch: int = 0, cfg: ViewConfig = CFG) -> Vi
 
 
 def _backend(codec: str, decode: str = "auto", clips: int = 4, **options: int) -> DaliBackend:
-    return DaliBackend(codec, SIZE, FRAMES, clips, decode=decode, **options)
+    return DaliBackend(codec_named(codec), SIZE, FRAMES, clips, decode=decode, **options)
 
 
 @pytest.mark.parametrize(("codec", "decode"), CODECS)
@@ -146,7 +147,7 @@ def test_a_video_that_is_shorter_than_its_index_says(codec: str, decode: str) ->
     assert list(caught.value.reasons) == [1]
 
 
-@pytest.mark.parametrize("codec", ["h264", "hevc"])
+@pytest.mark.parametrize("codec", [name for name, codec in codecs().items() if not codec.dali_cpu])
 def test_no_decoder_on_the_cpu(codec: str) -> None:
     with pytest.raises(ValueError, match=r"data\.decode=libav"):
         _backend(codec, decode="dali")
@@ -156,7 +157,7 @@ def test_on_a_gpu() -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    for codec in ("jpeg", "vp9", "h264", "hevc"):
+    for codec in codecs():
         clips = _clips(codec, sizes=((192, 160),))
         params = _draw(clips)
         backend = _backend(codec, device="gpu")

@@ -10,16 +10,16 @@ import rgb_reference as slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cclslr.codecs import codec_named, codecs
 from cclslr.config import ViewConfig
 from cclslr.data import planes, yuv
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.rgb_numba import NumbaBackend
 from cclslr.data.views import draw_views, eval_views
-from cclslr.shards import video
 
 SIZE, FRAMES = 40, 6
-CODECS = ("jpeg", "vp9", "h264", "hevc")
+CODECS = tuple(codecs())
 CFG = ViewConfig(rgb_frames=FRAMES, pose_frames=FRAMES, size=SIZE, mask_alpha=0.5)
 
 
@@ -180,10 +180,10 @@ def test_agrees_with_dali_on_real_clips(codec: str, real) -> None:
     cfg = dataclasses.replace(CFG, size=112, rgb_frames=4)
     clips = []
     for path in sorted((real / "clips").glob("asl_*.mp4")):
-        frames = video.decode(path.read_bytes(), "h264")[:12]
+        frames = codec_named("h264").decode(path.read_bytes())[:12]
         clips.append(slow.encoded(frames, codec, slow.checker_masks(frames, None), path.stem))
     params = _draw(clips, cfg=cfg)
-    dali = DaliBackend(codec, cfg.size, cfg.rgb_frames, len(clips))
+    dali = DaliBackend(codec_named(codec), cfg.size, cfg.rgb_frames, len(clips))
     dali.submit(clips, params)
     difference = np.abs(dali.result().numpy().astype(int) - _render(clips, params, cfg))
     dali.close()

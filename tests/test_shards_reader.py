@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cclslr.codecs import codec_named
 from cclslr.files import read_json, write_json
-from cclslr.shards import video
 from cclslr.shards.format import MASK_SIZE, Component, IndexRow, ManifestRow, RawClip
 from cclslr.shards.index import read_index, write_index
 from cclslr.shards.pack import PackOptions, finish, pack
@@ -72,7 +72,7 @@ def test_every_clip_is_what_it_was(folder: Path) -> None:
         assert clip.pose_TKC.dtype == np.float16
         np.testing.assert_allclose(clip.pose_TKC, source.keypoints_TKC, atol=0.02)
         assert clip.masks_THW is None
-        expected, offsets = video.encode(source.frames_THWC, "jpeg", 25.0)
+        expected, offsets = codec_named("jpeg").encode(source.frames_THWC, 25.0)
         assert clip.video == expected
         assert list(row.frame_offsets) == offsets
 
@@ -181,7 +181,7 @@ def test_every_damaged_byte_is_noticed(folder: Path, tmp_path: Path) -> None:
 def test_errors_name_the_file_and_the_fix(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.shards"):
         ShardSet([])
-    with pytest.raises(FileNotFoundError, match="make_shards"):
+    with pytest.raises(FileNotFoundError, match="cclslr pack"):
         ShardSet([str(tmp_path)])
     with pytest.raises(ValueError, match="no clip of split 'dev'"):
         ShardSet([str(folder)], split="dev")

@@ -1,13 +1,8 @@
-"""Codecs, and decoding the files that users have."""
+"""Decoding the files that users have."""
 
 from __future__ import annotations
 
-import io
-import itertools
-import os
 import struct
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,11 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cclslr.bench.memory import heap_bytes
 from cclslr.datasets.base import VideoFile
-from cclslr.shards import video
 from cclslr.shards.decode import decode_file
-from cclslr.shards.format import CODECS, BadClip
+from cclslr.shards.format import BadClip
 from cclslr.shards.keypoint_file import load_keypoints
 
 
@@ -57,87 +50,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("videos") / "ünïcode ☃.mp4"
     write_video(path, moving_bar(40))
     return path
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_codec_returns_every_frame_in_order(codec: str) -> None:
-    frames = moving_bar(40)
-    data, offsets = video.encode(frames, codec, 25.0)
-    again, _ = video.encode(frames, codec, 25.0)
-    decoded = video.decode(data, codec)
-    assert data == again
-    assert decoded.shape == frames.shape
-    assert frame_numbers(decoded) == list(range(40))
-    assert np.abs(decoded.astype(int) - frames).mean() < 4
-    assert offsets == (video.jpeg_offsets(data) if codec == "jpeg" else [])
-
-
-@pytest.mark.parametrize("codec", ["vp9", "h264", "hevc"])
-def test_decoding_that_stops_early_loses_no_memory(codec: str) -> None:
-    data, _ = video.encode(moving_bar(12), codec, 25.0)
-
-    def stop_early(times: int) -> None:
-        for _ in range(times):
-            next(video.video_frames(data))
-
-    stop_early(100)  # fills caches
-    before = heap_bytes()
-    if before is None:
-        pytest.skip("the C library does not tell how much of the heap is in use")
-    stop_early(400)
-    after = heap_bytes()
-    assert after is not None
-    assert after - before < 400 * 30  # bytes; a generator left open costs 150 each
-
-
-ENCODE = """
-import hashlib, sys
-import numpy as np
-from cclslr.shards import video
-for size in (96, 224):
-    rng = np.random.default_rng(size)
-    frames = rng.integers(0, 256, (1, size, size, 3)).repeat(12, 0)
-    for t in range(12):
-        frames[t, size // 2 :, 4 * t : 4 * t + 30] = 20 * t
-    print(hashlib.sha256(video.encode(frames.astype(np.uint8), sys.argv[1], 25.0)[0]).hexdigest())
-"""
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_bytes_do_not_depend_on_what_memory_held_before(codec: str) -> None:
-    digests = set()
-    for fill in ("1", "170"):  # glibc hands out memory filled with this
-        done = subprocess.run(
-            [sys.executable, "-c", ENCODE, codec],
-            env={**os.environ, "MALLOC_PERTURB_": fill}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        digests.add(done.stdout)
-    assert len(digests) == 1
-
-
-def test_jpeg_offsets_cut_out_whole_images() -> None:
-    from PIL import Image
-
-    data, offsets = video.encode(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8), "jpeg", 25)
-    assert len(offsets) == 6
-    for begin, end in itertools.pairwise(offsets):
-        with Image.open(io.BytesIO(data[begin:end])) as image:
-            image.load()
-            assert image.size == (32, 32)
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_quality_changes_the_size(codec: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
-    low, high = (20, 95) if codec == "jpeg" else (50, 15)
-    assert len(video.encode(noise, codec, 25, low)[0]) < len(video.encode(noise, codec, 25, high)[0])
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_damaged_bytes_are_a_bad_clip(codec: str) -> None:
-    data, _ = video.encode(moving_bar(8), codec, 25.0)
-    with pytest.raises(BadClip):
-        video.decode(b"x" + data[: len(data) // 3], codec)
 
 
 @given(st.integers(0, 45), st.none() | st.integers(0, 50))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cclslr.codecs import Codec
 from cclslr.config import PretrainConfig
 from cclslr.data.batch import ViewParams
 from cclslr.data.plan import Plan, Slots
@@ -34,7 +35,7 @@ class Job:
 
     clip_id: int
     row: IndexRow
-    codec: str
+    codec: Codec
     params: ViewParams
     b: int  # of the clip in `params`
 
@@ -55,8 +56,8 @@ class Job:
 
     def images(self, data: bytes) -> list[bytes]:
         """The wanted frames of a clip of JPEG frames, encoded."""
-        if self.codec != "jpeg":
-            raise UserError(f"reads JPEG frames, not {self.codec}")
+        if not self.codec.alone:
+            raise UserError(f"reads JPEG frames, not {self.codec.name}")
         return [data[slice(*self.row.frame_offsets[number : number + 2])] for number in self.wanted]
 
 
@@ -65,7 +66,7 @@ class Jobs:
 
     def __init__(self, setup: Setup) -> None:
         self.shards, self.cfg = ShardSet([setup.folder]), setup.cfg
-        self.codec = str(self.shards.info["codec"])
+        self.codec = self.shards.codec(0)
         self.plan = Plan(len(self.shards), min(setup.cfg.optim.batch, len(self.shards)), setup.cfg.run.seed)
         self._drawn: tuple[int, Slots, ViewParams] | None = None  # of the batch asked for last
 
@@ -88,7 +89,7 @@ class Jobs:
 
     def read(self, job: Job) -> bytes:
         """The clip's video."""
-        (part,) = (part for name, part in job.row.components.items() if name in ("mp4", "mjpg"))
+        (part,) = (part for name, part in job.row.components.items() if name == self.codec.extension)
         with open(self.shards.path(job.clip_id), "rb", buffering=0) as shard:
             return os.pread(shard.fileno(), part.size, part.offset)
 

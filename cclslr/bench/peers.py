@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cclslr.bench.jobs import Job, Jobs, Setup
 from cclslr.bench.process import drop_from_cache
-from cclslr.shards import video
+from cclslr.codecs import Codec
 
 if TYPE_CHECKING:
     import spdl.io
@@ -57,8 +57,8 @@ def torch_views(frames_THWC: torch.Tensor, job: Job, size: int) -> torch.Tensor:
 # Decoders: the wanted frames of a clip as RGB, uint8 (T, H, W, 3).
 
 
-def _open_video(data: bytes, codec: str) -> av.container.InputContainer:
-    container = av.open(io.BytesIO(data), "r", format="mjpeg" if codec == "jpeg" else None)
+def _open_video(data: bytes, codec: Codec) -> av.container.InputContainer:
+    container = av.open(io.BytesIO(data), "r", format="mjpeg" if codec.alone else None)
     container.streams.video[0].codec_context.thread_count = 1  # clips are decoded side by side instead
     return container
 
@@ -92,7 +92,7 @@ def decode_torchcodec(data: bytes, job: Job) -> torch.Tensor:
     from torchcodec.decoders import VideoDecoder
 
     wanted = job.wanted
-    if job.codec == "jpeg":
+    if job.codec.alone:
         data, wanted = b"".join(job.images(data)), np.arange(len(wanted))
     decoder = VideoDecoder(data, num_ffmpeg_threads=1, dimension_order="NHWC")
     return decoder.get_frames_at(wanted.tolist()).data
@@ -129,17 +129,17 @@ def webdataset_loader(setup: Setup) -> Iterator[int]:
 
     jobs = Jobs(setup)
     clip_ids = {row.key: clip_id for clip_id, row in enumerate(jobs.shards.rows)}
-    decode = decode_pillow if jobs.codec == "jpeg" else decode_pyav
+    decode = decode_pillow if jobs.codec.alone else decode_pyav
 
     def views(sample: dict[str, bytes | str]) -> torch.Tensor:
         job = jobs.of_clip(clip_ids[str(sample["__key__"])])
-        (data,) = (value for name, value in sample.items() if name in ("mp4", "mjpg"))
+        (data,) = (value for name, value in sample.items() if name == jobs.codec.extension)
         assert isinstance(data, bytes)
         return torch_views(decode(data, job), job, setup.cfg.views.size)
 
     tars = sorted(str(path) for path in Path(setup.folder).glob("*.tar"))
     dataset = wds.WebDataset(
-        tars, resampled=True, shardshuffle=False, select_files=lambda name: name.endswith((".mp4", ".mjpg"))
+        tars, resampled=True, shardshuffle=False, select_files=lambda name: name.endswith(f".{jobs.codec.extension}")
     )
     dataset = dataset.shuffle(4 * setup.cfg.optim.batch).map(views)
     dataset = dataset.batched(setup.cfg.optim.batch, collation_fn=torch.stack)
@@ -163,7 +163,7 @@ def _spdl_packets(jobs: Jobs, job: Job) -> tuple[spdl.io.VideoPackets, np.ndarra
     import spdl.io
 
     data = jobs.read(job)
-    if job.codec == "jpeg":
+    if job.codec.alone:
         mjpeg = spdl.io.demux_config(format="mjpeg")
         return spdl.io.demux_video(b"".join(job.images(data)), demux_config=mjpeg), job.positions_VT
     until = (int(job.wanted[-1]) + 0.5) / job.row.fps
@@ -221,7 +221,7 @@ class _Frames:
         if self._clip is None or self._clip[0] != clip_id:
             data = self.jobs.shards.read(clip_id, ("video",)).video
             assert data is not None
-            self._clip = clip_id, video.decode(data, self.jobs.codec)
+            self._clip = clip_id, self.jobs.codec.decode(data)
         return (self._clip[1][number - self.first[clip_id]],)
 
 

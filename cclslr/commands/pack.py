@@ -14,13 +14,14 @@ from pathlib import Path
 from rich.table import Table
 
 from cclslr.cli import command_parser
+from cclslr.codecs import codecs
 from cclslr.console import console
 from cclslr.datasets.base import Import, importers
 from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.crop import CROPS
-from cclslr.shards.format import CODECS, BadClip
+from cclslr.shards.format import BadClip
 from cclslr.shards.pack import REJECTED_NAME, Rejected, pack
 
 GROUP, PLACE = "data", 1
@@ -57,9 +58,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("packing")
     group.add_argument("--out", required=True, metavar="DIR", help="folder of the packed data set, e.g. shards/mine")
     group.add_argument(
-        "--codec", choices=CODECS, default=default.codec,
-        help=f"jpeg: for any GPU, five times the bytes; h264, hevc: NVDEC and CPU threads; vp9: DALI's CPU decoder"
-        f" (default {default.codec})",
+        "--codec", choices=codecs(), default=default.codec,
+        help="; ".join(f"{codec.name}: {codec.about}" for codec in codecs().values()) + f" (default {default.codec})",
     )  # fmt: skip
     group.add_argument(
         "--size", type=int, default=default.size, help=f"pixels of the square, or of the short side ({default.size})"

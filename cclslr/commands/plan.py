@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, advice, forecast
 from cclslr.cli import command_parser
+from cclslr.codecs import codec_named, codecs
 from cclslr.console import console
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
@@ -39,7 +40,6 @@ PLACEMENTS = {
     "libav": ("decode on CPU threads, augment on the GPU", 58 * FRAME_BYTES * 1.5, 7.0),
     "cpu": ("decode and augment on the CPU", 2 * VIEW_BYTES, 12.0),
 }
-CLIP_KB = {"jpeg": 870.0, "h264": 80.0, "hevc": 60.0, "vp9": 80.0}
 
 EXAMPLES = """examples:
   cclslr plan                                                 8 x 3090, the paper's four data sets
@@ -68,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--loader", type=Path, metavar="FILE", help="JSON of cclslr bench loader on such a machine")
     parser.add_argument("--compute", type=float, help="clips/s of one GPU that never waits, instead of --train")
     parser.add_argument("--placement", choices=PLACEMENTS, default="gpu", help="who decodes (default gpu)")
-    parser.add_argument("--codec", choices=CLIP_KB, default="jpeg", help="of the shards (default jpeg)")
+    parser.add_argument("--codec", choices=codecs(), default="jpeg", help="of the shards (default jpeg)")
     parser.add_argument("--clip-kb", type=float, help="kB a clip, as packed (default: by codec)")
     parser.add_argument("--core-ms", type=float, help="CPU milliseconds a clip (default: by placement)")
     parser.add_argument("--gpu-loader", type=float, help="clips/s of one GPU that only decodes and augments")
@@ -143,7 +143,7 @@ def from_loader(path: Path, placement: str, codec: str) -> dict[str, Given]:
 def gather(args: argparse.Namespace) -> tuple[Work, dict[str, Given]]:
     """The work of a clip and a step; measured where there is a measurement, else given, else assumed."""
     _, bus_bytes, core_ms = PLACEMENTS[args.placement]
-    clip_bytes = 1e3 * (args.clip_kb or CLIP_KB[args.codec])
+    clip_bytes = 1e3 * (args.clip_kb or codec_named(args.codec).clip_kb)
     given = {
         "compute": Given(args.compute, "assumed: --compute")
         if args.compute

@@ -9,9 +9,11 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from cclslr.codecs import Codec
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.batch import ViewParams
 from cclslr.errors import UserError
+from cclslr.shards.reader import ClipData, ShardSet
 from cclslr.training.distributed import Process
 
 
@@ -21,12 +23,28 @@ class EncodedClip:
 
     name: str  # shard and key, for messages
     video: memoryview  # JPEG frames one after the other, or an mp4
-    codec: str  # jpeg | vp9 | h264 | hevc
+    codec: Codec
     frame_offsets: tuple[int, ...]  # jpeg: start of each frame within `video`, and the end; else empty
     num_frames: int
     width: int
     height: int
     masks_THW: np.ndarray | None  # uint8 {0, 1}, (T, 64, 64) over the whole frame; only read where a view is masked
+
+
+def encoded_clip(shards: ShardSet, clip_id: int, clip: ClipData, masked: bool) -> EncodedClip:
+    """The video of a clip that was read; with its masks if they are to be applied."""
+    row = clip.row
+    assert clip.video is not None
+    return EncodedClip(
+        name=f"{shards.path(clip_id)}: clip {row.key}",
+        video=clip.video,
+        codec=shards.codec(clip_id),
+        frame_offsets=row.frame_offsets,
+        num_frames=row.num_frames,
+        width=row.width,
+        height=row.height,
+        masks_THW=clip.masks_THW if masked else None,
+    )
 
 
 class BadVideo(UserError):
@@ -63,7 +81,7 @@ class RgbBackend(Protocol):
 
 
 def make_backend(
-    cfg: DataConfig, views: ViewConfig, codec: str, clips: int, num_views: int, process: Process
+    cfg: DataConfig, views: ViewConfig, codec: Codec, clips: int, num_views: int, process: Process
 ) -> RgbBackend:
     """The backend that `data.backend`, `data.decode` and `data.device` ask for.
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from cclslr.errors import UserError
-from cclslr.shards import video
-from cclslr.shards.format import BadClip, IndexRow
+from cclslr.codecs import Codec
+from cclslr.codecs.jpeg import JPEG
+from cclslr.errors import BadClip, UserError
+from cclslr.shards.format import IndexRow
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, decode_pose
 
 BETON_NAME = "dataset.beton"
@@ -42,7 +43,7 @@ def _require_ffcv() -> None:
 class _Samples:
     """What FFCV's writer takes: clips by position, a tuple of fields each."""
 
-    def __init__(self, shards: ShardSet, codec: str, quality: int | None) -> None:
+    def __init__(self, shards: ShardSet, codec: Codec, quality: int | None) -> None:
         self.shards, self.codec, self.quality = shards, codec, quality
 
     def __len__(self) -> int:
@@ -53,9 +54,8 @@ class _Samples:
             clip = self.shards.read(clip_id)
             data: bytes | memoryview | None = clip.video
             offsets = list(clip.row.frame_offsets)
-            if data is not None and self.codec != "jpeg":
-                frames_THWC = video.decode(data, self.codec)
-                data, offsets = video.encode(frames_THWC, "jpeg", clip.row.fps, self.quality)
+            if data is not None and self.codec is not JPEG:
+                data, offsets = JPEG.encode(self.codec.decode(data), clip.row.fps, self.quality)
         except BadClip:  # FFCV's writer would wait for ever for the process that raised it
             return *[_ABSENT] * len(_FIELDS), _DAMAGED, -1
         pose = io.BytesIO()
@@ -93,9 +93,9 @@ def write_beton(folder: str | Path, quality: int | None = None, workers: int = 1
     from ffcv.writer import DatasetWriter
 
     shards = ShardSet([str(folder)])
-    codec = shards.info.get("codec") or "jpeg"
+    codec = shards.codec(0)
     largest = max(sum(part.size for part in row.components.values()) for row in shards.rows)
-    if codec != "jpeg":  # its JPEG frames take some 2 bits a pixel; a byte is enough for noise
+    if codec is not JPEG:  # its JPEG frames take some 2 bits a pixel; a byte is enough for noise
         largest = max(row.num_frames * row.width * row.height for row in shards.rows)
     page = max(_PAGE, 1 << (2 * largest).bit_length())
     samples = _Samples(shards, codec, quality)
@@ -130,7 +130,7 @@ class BetonSet(ShardSet):
         from ffcv.reader import Reader
 
         vars(self).update(vars(shards))
-        self.infos = [{**info, "codec": "jpeg" if info.get("codec") else None} for info in shards.infos]
+        self.infos = [{**info, "codec": JPEG.name if info.get("codec") else None} for info in shards.infos]
         self._metadata: dict[int, np.ndarray] = {}
         self._states: dict[int, Any] = {}
         self._samples = np.zeros(len(shards), np.int64)

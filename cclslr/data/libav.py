@@ -1,43 +1,30 @@
-"""Chosen frames of a packed clip on a CPU thread: libavcodec for video, Pillow for JPEG; both let go of the GIL."""
+"""Chosen frames of a packed clip as RGB on a CPU thread: libavcodec for video, Pillow for JPEG; both free the GIL."""
 
 from __future__ import annotations
 
-import io
-
-import av
 import numpy as np
-from PIL import Image
 
 from cclslr.data.backend import EncodedClip
-from cclslr.shards.format import BadClip
-from cclslr.shards.video import video_frames
+from cclslr.errors import BadClip
 
 
 def decode_frames(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
-    """Frames `wanted` (ascending, each once) of a clip, each uint8 RGB (H, W, 3).
+    """Frames `wanted` (ascending, each once) of a clip, each uint8 RGB (H, W, 3), contiguous.
 
     Decoding ends with the last frame that is wanted, and only those wanted are converted to RGB.
 
     Raises:
-        BadClip: the video does not decode, or ends too early.
+        BadClip: the video does not decode, ends too early, or has frames of another size than the index says.
     """
+    frames = []
     try:
-        frames = _decode_jpeg(clip, wanted) if clip.codec == "jpeg" else _decode_video(clip, wanted)
-    except (av.FFmpegError, OSError, IndexError, SyntaxError) as error:
-        raise BadClip(f"{clip.name}: {clip.codec} does not decode: {error}") from error
+        for number, frame_HWC in clip.codec.rgb(clip.video, clip.frame_offsets, wanted.tolist()):
+            if frame_HWC.shape != (clip.height, clip.width, 3):
+                size = f"{frame_HWC.shape[1]}x{frame_HWC.shape[0]}"
+                raise BadClip(f"frame {number} is {size}, expected {clip.width}x{clip.height}")
+            frames.append(frame_HWC)
+    except BadClip as error:
+        raise BadClip(f"{clip.name}: {error}") from error
     if len(frames) < len(wanted):
         raise BadClip(f"{clip.name}: the video ends before frame {wanted[len(frames)]} of {clip.num_frames}")
     return frames
-
-
-def _decode_jpeg(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
-    frames = []
-    for number in wanted:
-        data = clip.video[clip.frame_offsets[number] : clip.frame_offsets[number + 1]]
-        with Image.open(io.BytesIO(data)) as image:
-            frames.append(np.asarray(image.convert("RGB")))
-    return frames
-
-
-def _decode_video(clip: EncodedClip, wanted: np.ndarray) -> list[np.ndarray]:
-    return [frame.to_ndarray(format="rgb24") for _, frame in video_frames(clip.video, wanted.tolist())]

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cclslr.codecs import Codec
 from cclslr.config import DataConfig, ViewConfig
-from cclslr.data.backend import BadVideo, EncodedClip, RgbBackend, make_backend
+from cclslr.data.backend import BadVideo, RgbBackend, encoded_clip, make_backend
 from cclslr.data.batch import Batch, ViewParams, to_device
 from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.plan import BatchPlan, Slots
@@ -272,7 +273,7 @@ class Loader:
         job.params = self._draw(job)
         if backend is not None:
             encoded = [
-                _encoded(self.shards, clip_id, clip, self.codec or "", bool(job.params.masked_VB[:, b].any()))
+                encoded_clip(self.shards, clip_id, clip, bool(job.params.masked_VB[:, b].any()))
                 for b, (clip_id, clip) in enumerate(zip(job.clip_ids, job.clips, strict=True))
             ]
             backend.submit(encoded, job.params)
@@ -323,26 +324,11 @@ class Loader:
             self._submit(backend, dropped)
 
 
-def _codec(shards: ShardSet) -> str:
+def _codec(shards: ShardSet) -> Codec:
     if not all(row.width for row in shards.rows):
         key = next(row.key for row in shards.rows if not row.width)
         raise UserError(f"clip {key} and perhaps others are poses alone; set model.modalities=[pose]")
     codecs = {str(info["codec"]) for info in shards.infos}
     if len(codecs) != 1:
         raise UserError(f"the shards mix codecs ({', '.join(sorted(codecs))}); pack them with the same --codec")
-    return codecs.pop()
-
-
-def _encoded(shards: ShardSet, clip_id: int, clip: ClipData, codec: str, masked: bool) -> EncodedClip:
-    row = clip.row
-    assert clip.video is not None
-    return EncodedClip(
-        name=f"{shards.path(clip_id)}: clip {row.key}",
-        video=clip.video,
-        codec=codec,
-        frame_offsets=row.frame_offsets,
-        num_frames=row.num_frames,
-        width=row.width,
-        height=row.height,
-        masks_THW=clip.masks_THW if masked else None,
-    )
+    return shards.codec(0)

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-from av.video.frame import VideoFrame
 
+from cclslr.codecs.jpeg import Jpeg
 from cclslr.data.backend import EncodedClip
-from cclslr.shards.format import BadClip
-from cclslr.shards.video import video_frames
+from cclslr.errors import BadClip
 
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _BT709 = 1  # AVCOL_SPC_BT709
@@ -46,16 +45,15 @@ def decode_planes(clip: EncodedClip, wanted: np.ndarray) -> Iterator[Planes]:
     Raises:
         BadClip: the clip does not decode, ends too early, or is not 4:2:0 of the size that the index says.
     """
-    if clip.codec == "jpeg" and turbojpeg() is not None:
+    if isinstance(clip.codec, Jpeg) and turbojpeg() is not None:
         return _decode_turbojpeg(clip, wanted)
     return _decode_libav(clip, wanted)
 
 
 def _decode_libav(clip: EncodedClip, wanted: np.ndarray) -> Iterator[Planes]:
-    frames = _jpeg_frames(clip, wanted) if clip.codec == "jpeg" else video_frames(clip.video, wanted.tolist())
     found = 0
     try:
-        for number, frame in frames:
+        for number, frame in clip.codec.planes(clip.video, clip.frame_offsets, wanted.tolist()):
             if frame.format.name not in _FORMATS or (frame.width, frame.height) != (clip.width, clip.height):
                 raise BadClip(
                     f"{clip.name}: frame {number} is {frame.format.name} {frame.width}x{frame.height}, expected yuv420p"
@@ -65,19 +63,9 @@ def _decode_libav(clip: EncodedClip, wanted: np.ndarray) -> Iterator[Planes]:
             y_HW, u_HW, v_HW = (np.ndarray((p.height, p.line_size), np.uint8, memoryview(p)) for p in frame.planes)
             yield Planes(number, y_HW, u_HW, v_HW, frame.color_range == _FULL_RANGE, frame.colorspace == _BT709)
     except av.FFmpegError as error:
-        raise BadClip(f"{clip.name}: {clip.codec} does not decode: {error}") from error
+        raise BadClip(f"{clip.name}: {clip.codec.name} does not decode: {error}") from error
     if found < len(wanted):
         raise BadClip(f"{clip.name}: the video ends before frame {wanted[found]} of {clip.num_frames}")
-
-
-def _jpeg_frames(clip: EncodedClip, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
-    decoder = av.VideoCodecContext.create("mjpeg", "r")
-    decoder.thread_count = 1
-    for number in wanted.tolist():
-        image = clip.video[clip.frame_offsets[number] : clip.frame_offsets[number + 1]]
-        packet = av.Packet(image)  # type: ignore[arg-type]  # anything with a buffer
-        for frame in decoder.decode(packet):
-            yield number, frame
 
 
 class TurboJpeg:

@@ -18,6 +18,7 @@ import torch
 from nvidia.dali import Pipeline
 from torch import Tensor
 
+from cclslr.codecs import Codec
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.dali_graphs import clip_graph, clip_inputs, frame_graph, frame_inputs
@@ -69,7 +70,7 @@ class DaliBackend:
 
     def __init__(
         self,
-        codec: str,
+        codec: Codec,
         size: int,
         frames: int,
         clips: int,
@@ -80,12 +81,16 @@ class DaliBackend:
         threads: int = 2,
         depth: int = 2,
     ) -> None:
+        decodes = codec.dali_gpu if device == "gpu" else codec.dali_cpu
         if decode == "auto":
-            decode = "libav" if device == "cpu" and codec in ("h264", "hevc") else "dali"
-        if decode == "dali" and device == "cpu" and codec in ("h264", "hevc"):
-            raise UserError(f"DALI decodes {codec} on a GPU only; set data.decode=libav or data.device=gpu")
-        self._reads_jpeg = decode == "dali" and codec == "jpeg"
-        self._by_clip = decode == "dali" and codec != "jpeg"
+            decode = "dali" if decodes else "libav"
+        if decode == "dali" and not decodes:
+            other = "on a GPU only; set data.decode=libav or data.device=gpu"
+            raise UserError(
+                f"DALI decodes {codec.name} {other if codec.dali_gpu else 'nowhere; set data.decode=libav'}"
+            )
+        self._reads_jpeg = decode == "dali" and codec.alone
+        self._by_clip = decode == "dali" and not codec.alone
         self._views = views
         self._frames = frames
         self._threads = ThreadPoolExecutor(threads, "libav") if decode == "libav" else None
@@ -185,7 +190,7 @@ class DaliBackend:
                 self._pipeline.outputs()
             except RuntimeError as cause:
                 self._drop()
-                reasons[b] = f"{clip.name}: {clip.codec} does not decode: {_last_line(cause)}"
+                reasons[b] = f"{clip.name}: {clip.codec.name} does not decode: {_last_line(cause)}"
         return BadVideo(reasons) if reasons else error
 
     def _drop(self) -> None:

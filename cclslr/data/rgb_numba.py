@@ -24,7 +24,6 @@ from cclslr.errors import UserError
 from cclslr.shards.format import BadClip
 
 _NO_MASKS = np.empty((0, 0, 0), np.uint8)
-_TRIANGLE = ("jpeg", "vp9")  # what DALI decodes on a CPU: chroma as it has it; else as libswscale (see yuv.py)
 
 
 @dataclass
@@ -101,7 +100,6 @@ def render_clip(clip: EncodedClip, params: ViewParams, b: int, rgb_VBTHWC: np.nd
     """
     index_VT = params.rgb_index_VBT[:, b]
     size = rgb_VBTHWC.shape[3]
-    triangle = clip.codec in _TRIANGLE
     if clip.width > yuv.MAX_WIDTH:
         raise BadClip(f"{clip.name}: {clip.width} pixels wide, data.backend=numba takes {yuv.MAX_WIDTH}")
     tables = yuv.view_tables(params.crop_VB4[:, b], params.flip_VB[:, b], clip.width, clip.height, size)
@@ -123,6 +121,6 @@ def render_clip(clip: EncodedClip, params: ViewParams, b: int, rgb_VBTHWC: np.nd
             masked_V,
             masks_THW,
             clip.width,
-            triangle,
+            clip.codec.triangle,
             rgb_VBTHWC[:, b],
         )

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cclslr.config import ViewConfig
-from cclslr.data.backend import EncodedClip
+from cclslr.data.backend import encoded_clip
 from cclslr.data.batch import Batch, ViewParams
 from cclslr.data.plan import Slots
 from cclslr.data.pose import pose_views
@@ -189,18 +189,8 @@ def _rgb(shards: ShardSet, clip_id: int, clip: ClipData, params: ViewParams, siz
     """The unmasked views (2, T, size, size, 3), with what the mask hides at a third of its brightness."""
     from cclslr.data.rgb_numba import render_clip  # compiled when it is imported first; a batch's sheet does without
 
-    row, masks_THW = clip.row, clip.masks_THW
     assert clip.video is not None, "a contact sheet shows video"
-    encoded = EncodedClip(
-        name=f"{shards.path(clip_id)}: clip {row.key}",
-        video=clip.video,
-        codec=shards.infos[shards.dataset_ids[clip_id]]["codec"],
-        frame_offsets=row.frame_offsets,
-        num_frames=row.num_frames,
-        width=row.width,
-        height=row.height,
-        masks_THW=masks_THW,
-    )
+    encoded = encoded_clip(shards, clip_id, clip, masked=True)
 
     def render(masked: bool) -> np.ndarray:
         rgb_VBTHWC = np.zeros((2, 1, params.rgb_index_VBT.shape[2], size, size, 3), np.uint8)
@@ -208,7 +198,7 @@ def _rgb(shards: ShardSet, clip_id: int, clip: ClipData, params: ViewParams, siz
         return rgb_VBTHWC[:, 0]
 
     plain = render(False)
-    if masks_THW is None:
+    if encoded.masks_THW is None:
         return plain
     return plain // 3 + render(True) // 3 * 2
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from cclslr.config import ViewConfig
-from cclslr.data.backend import EncodedClip
+from cclslr.data.backend import encoded_clip
 from cclslr.data.batch import ViewParams
 from cclslr.data.rgb_numba import render_clip
 from cclslr.data.views import draw_views
@@ -19,7 +19,6 @@ from cclslr.keypoints import CONFIDENT, EDGES, SLICES, select
 from cclslr.masking.flow import Flow
 from cclslr.masking.methods import MpmOptions
 from cclslr.masking.mpm import motion_videos, resize
-from cclslr.shards import video
 from cclslr.shards.reader import ClipData, ShardSet
 
 HEIGHT = 112  # pixels of a film
@@ -69,11 +68,10 @@ def films_of(
     row, clip = shards.rows[clip_id], shards.read(clip_id)
     films: list[Film] = []
     if clip.video is not None:
-        codec = shards.infos[shards.dataset_ids[clip_id]]["codec"]
-        frames_THWC = video.decode(clip.video, codec)
+        frames_THWC = shards.codec(clip_id).decode(clip.video)
         chosen = np.linspace(0, len(frames_THWC) - 1, num_frames).round().astype(int)
         films += _stages(clip, frames_THWC, chosen, flow)
-        films += _views(shards, clip_id, clip, codec, num_frames, views, seed, epoch)
+        films += _views(shards, clip_id, clip, num_frames, views, seed, epoch)
     elif clip.pose_TKC is not None:
         chosen = np.linspace(0, len(clip.pose_TKC) - 1, num_frames).round().astype(int)
         low, high = clip.pose_TKC[..., :2].min((0, 1)), clip.pose_TKC[..., :2].max((0, 1))
@@ -111,7 +109,6 @@ def _views(
     shards: ShardSet,
     clip_id: int,
     clip: ClipData,
-    codec: str,
     num_frames: int,
     views: ViewConfig,
     seed: int,
@@ -122,11 +119,7 @@ def _views(
     cfg = ViewConfig(**{**vars(views), "rgb_frames": num_frames, "size": HEIGHT})
     sizes_B2 = np.array([[row.width, row.height]])
     params = draw_views(cfg, seed, epoch, np.array([clip_id]), np.array([row.num_frames]), sizes_B2)
-    assert clip.video is not None
-    encoded = EncodedClip(
-        f"{shards.path(clip_id)}: clip {row.key}", clip.video, codec, row.frame_offsets, row.num_frames, row.width,
-        row.height, clip.masks_THW,
-    )  # fmt: skip
+    encoded = encoded_clip(shards, clip_id, clip, masked=True)
     rgb_VBTHWC = np.zeros((2, 1, num_frames, HEIGHT, HEIGHT, 3), np.uint8)
     render_clip(encoded, params, 0, rgb_VBTHWC)
     return [Film(("query", "key")[v], _describe(params, v), rgb_VBTHWC[v, 0]) for v in range(2)]

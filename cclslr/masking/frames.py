@@ -11,7 +11,6 @@ from torch import Tensor
 from cclslr.console import progress_bar
 from cclslr.errors import UserError
 from cclslr.masking.mpm import resize
-from cclslr.shards import video
 from cclslr.shards.format import BadClip
 from cclslr.shards.reader import ShardSet
 
@@ -42,7 +41,7 @@ def draw_frames(
             clip = shards.read(clip_id, ("video",))
             if clip.video is None:
                 return None
-            frames_THWC = video.decode(clip.video, shards.infos[shards.dataset_ids[clip_id]]["codec"])
+            frames_THWC = shards.codec(clip_id).decode(clip.video)
         except BadClip:
             return None
         start = np.random.Generator(np.random.Philox((seed, clip_id))).uniform()

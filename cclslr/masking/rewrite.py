@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from cclslr.codecs import codec_named
 from cclslr.files import read_json, write_json
 from cclslr.masking.methods import MpmReport
 from cclslr.masking.settings import MaskSettings, MaskTotals
-from cclslr.shards import video
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow
 from cclslr.shards.index import INDEX_NAME, read_index, write_index
@@ -270,11 +270,12 @@ class Ready:
 
 def _decode(clip: PackedClip, task: MaskTask) -> Ready:
     """What the method makes of a clip's frames; nothing without video, and a mask that keeps all where it is broken."""
-    data = clip.parts.get(video.extension(task.codec))
+    codec = codec_named(task.codec)
+    data = clip.parts.get(codec.extension)
     if data is None:
         return Ready()
     try:
-        frames_THWC = video.decode(data, task.codec)
+        frames_THWC = codec.decode(data)
     except BadClip:
         ones = np.ones((clip.row.num_frames, MASK_SIZE, MASK_SIZE), np.uint8)
         return Ready(masks=(ones, MpmReport(1.0, None, "undecodable video")))

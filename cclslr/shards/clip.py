@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cclslr.codecs import codec_named
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
-from cclslr.shards import video
 from cclslr.shards.crop import CROPS, crop_and_resize
-from cclslr.shards.format import CODECS, BadClip, IndexRow, ManifestRow, RawClip
+from cclslr.shards.format import BadClip, IndexRow, ManifestRow, RawClip
 from cclslr.shards.writer import PackedClip
 
 
@@ -29,12 +29,13 @@ class PackOptions:
     licence_note: str = ""
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise UserError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
+        smallest = codec_named(self.codec).smallest
         if self.crop not in CROPS:
             raise UserError(f"unknown crop {self.crop!r}; choose one of {', '.join(CROPS)}")
-        if self.size < 16 or self.size % 2:
-            raise UserError(f"size is {self.size}; choose an even number of pixels, at least 16")
+        if self.size < smallest or self.size % 2:
+            raise UserError(
+                f"size is {self.size}; choose an even number of pixels, at least {smallest} for {self.codec}"
+            )
         if self.clips_per_shard < 1:
             raise UserError(f"clips per shard is {self.clips_per_shard}; choose at least 1")
 
@@ -53,8 +54,8 @@ def pack_clip(row: ManifestRow, clip: RawClip, options: PackOptions) -> PackedCl
     height = width = 0
     if frames_THWC is not None:
         num_frames, height, width, _ = frames_THWC.shape
-        data, frame_offsets = video.encode(frames_THWC, options.codec, clip.fps, options.quality)
-        parts[video.extension(options.codec)] = data
+        codec = codec_named(options.codec)
+        parts[codec.extension], frame_offsets = codec.encode(frames_THWC, clip.fps, options.quality)
     if keypoints_TKC is not None:
         num_frames = len(keypoints_TKC)
         file = io.BytesIO()

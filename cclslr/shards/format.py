@@ -8,17 +8,25 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cclslr.errors import UserError
+from cclslr.errors import BadClip
+
+__all__ = [
+    "FORMAT_VERSION",
+    "KEY_PATTERN",
+    "MASK_SIZE",
+    "SPLITS",
+    "BadClip",
+    "ClipSource",
+    "Component",
+    "IndexRow",
+    "ManifestRow",
+    "RawClip",
+]
 
 FORMAT_VERSION = 1
-CODECS = ("jpeg", "vp9", "h264", "hevc")
 SPLITS = ("train", "val", "test")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 MASK_SIZE = 64  # masks are MASK_SIZE x MASK_SIZE whatever the frames' size
-
-
-class BadClip(UserError):
-    """A clip that cannot be used, with the reason; packing rejects it, reading quarantines it."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cclslr.buffers import Buffers
+from cclslr.codecs import Codec, codec_named, video_extensions
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.cache import NodeCache
@@ -137,6 +138,14 @@ class ShardSet:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def codec(self, clip_id: int) -> Codec:
+        """What a clip's video is packed with.
+
+        Raises:
+            UserError: dataset.json names none that there is.
+        """
+        return codec_named(self.infos[self.dataset_ids[clip_id]]["codec"])
+
     def path(self, clip_id: int) -> Path:
         """The tar that holds a clip; for messages, and for local data sets to be opened."""
         return Path(self._paths[self.dataset_ids[clip_id]]) / self.rows[clip_id].shard
@@ -207,5 +216,8 @@ def _checked(block: memoryview, begin: int, wanted: dict[str, Component]) -> dic
     return data
 
 
-def _kind(component: str) -> str:
-    return {"mjpg": "video", "mp4": "video", "pose.npy": "pose", "mask.png": "mask", "json": "json"}[component]
+def _kind(component: str) -> str | None:
+    """Which of `PARTS` a component is; None: nothing that this format knows."""
+    if component in video_extensions():
+        return "video"
+    return {"pose.npy": "pose", "mask.png": "mask", "json": "json"}.get(component)

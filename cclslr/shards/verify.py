@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import numpy as np
 
+from cclslr.codecs import Codec, codec_named, video_extensions
 from cclslr.files import read_json
 from cclslr.keypoints import NUM_WHOLEBODY
-from cclslr.shards import video
 from cclslr.shards.format import FORMAT_VERSION, SPLITS, BadClip, IndexRow
 from cclslr.shards.index import INDEX_NAME, read_index
 from cclslr.shards.pack import PARTS_NAME, content_hash
@@ -41,7 +41,7 @@ class CheckTask:
     sha256: str
     bytes: int
     rows: tuple[IndexRow, ...]
-    decode: bool
+    codec: str | None  # to decode the clips with; None: they are not decoded
 
 
 @dataclass
@@ -73,8 +73,9 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
             by_shard[row.shard].append(row)
         else:
             faults.append(Fault(row.shard, row.key, f"the shard is not in {INFO_NAME}"))
+    codec = codec_named(info["codec"]).name if decode else None
     tasks = [
-        CheckTask(str(folder), shard["name"], shard["sha256"], shard["bytes"], tuple(by_shard[shard["name"]]), decode)
+        CheckTask(str(folder), shard["name"], shard["sha256"], shard["bytes"], tuple(by_shard[shard["name"]]), codec)
         for shard in info["shards"]
     ]
     return tasks, faults
@@ -132,8 +133,8 @@ def check_shard(task: CheckTask) -> ShardCheck:
                     parts[name] = file.read(part.size)
                     if zlib.crc32(parts[name]) != part.crc32:
                         fault(f"{name}: the checksum differs", row.key)
-                if task.decode:
-                    for what in decode_faults(row, parts):
+                if task.codec is not None:
+                    for what in decode_faults(row, parts, codec_named(task.codec)):
                         fault(what, row.key)
     except OSError as error:
         fault(f"unreadable: {error.strerror}")
@@ -160,18 +161,18 @@ def _members(file: Any, fault: Any) -> list[tuple[str, int, int]]:
     return members
 
 
-def decode_faults(row: IndexRow, parts: dict[str, bytes]) -> list[str]:
+def decode_faults(row: IndexRow, parts: dict[str, bytes], codec: Codec) -> list[str]:
     """What is wrong with the contents of one clip."""
     faults = []
     for name, data in parts.items():
         try:
-            if name in ("mjpg", "mp4"):
-                frames_THWC = video.decode(data, "jpeg" if name == "mjpg" else "mp4")
+            if name in video_extensions():
+                frames_THWC = codec.decode(data)
                 expected = (row.num_frames, row.height, row.width, 3)
                 if frames_THWC.shape != expected:
                     faults.append(f"{name}: frames {frames_THWC.shape}, expected {expected}")
-                if name == "mjpg" and list(row.frame_offsets) != video.jpeg_offsets(data):
-                    faults.append("mjpg: the frame offsets are not where the images begin")
+                if list(row.frame_offsets) != codec.offsets(data):
+                    faults.append(f"{name}: the frame offsets are not where the images begin")
             elif name == "pose.npy":
                 pose_TKC = np.load(io.BytesIO(data), allow_pickle=False)
                 if pose_TKC.shape != (row.num_frames, NUM_WHOLEBODY, 3) or pose_TKC.dtype != np.float16:

@@ -7,35 +7,29 @@ warm-up. "All" is every frame, "wanted" the frames of two training views.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 from rich.table import Table
 
 from cclslr.bench.machine import describe
 from cclslr.cli import command_parser
+from cclslr.codecs import codecs
+from cclslr.codecs.video import VideoCodec
 from cclslr.config import ViewConfig
 from cclslr.console import console, progress_bar
 from cclslr.data.views import draw_views
 from cclslr.datasets.base import VideoFile
 from cclslr.errors import UserError
 from cclslr.files import write_json
-from cclslr.shards import video
 from cclslr.shards.crop import crop_and_resize
 
-SETTINGS = {
-    "h264": [
-        *("", "bf=0", "bf=1", "bf=2", "bf=5", "bf=7", "crf=20", "crf=24", "preset=medium"),
-        "bf=0 crf=20 x264-params=cpu-independent=1",
-    ],
-    "hevc": ["", "crf=20", "crf=24"],
-    "vp9": ["", "crf=27", "crf=33"],
-}
+VIDEO_CODECS = {name: codec for name, codec in codecs().items() if isinstance(codec, VideoCodec)}
 EXAMPLES = """examples:
   cclslr bench encoder my_signs/*/*.mp4
   cclslr bench encoder my_signs/*/*.mp4 --codec hevc --setting "crf=26" --setting "preset=slow crf=24" """
@@ -66,31 +60,31 @@ def load_clip(path: Path, size: int) -> Source:
     return Source(clip.frames_THWC, clip.fps)
 
 
-def encode(clips: list[Source], codec: str, setting: str) -> Encoded:
+def encode(clips: list[Source], codec: VideoCodec, setting: str) -> Encoded:
     """All clips with the default options, and those of `setting` instead ("crf=24 bf=0").
 
     Raises:
         UserError: a setting that is none.
     """
-    encoder, options = video.ENCODERS[codec]
     if not all("=" in option for option in setting.split()):
         raise UserError(f"--setting {setting!r}: expected encoder options as NAME=VALUE, with blanks between them")
     changed = dict(option.split("=", 1) for option in setting.split())
     encoded, psnr_db = [], []
-    with mock.patch.dict(video.ENCODERS, {codec: (encoder, options | changed)}):
-        for clip in clips:
-            encoded.append(video.encode(clip.frames_THWC, codec, clip.fps)[0])
-            for frame, decoded in zip(clip.frames_THWC, video.decode(encoded[-1], codec), strict=True):
-                error = np.square(np.subtract(frame, decoded, dtype=np.float64)).mean()
-                psnr_db.append(10 * np.log10(255**2 / error))
+    quality = changed.pop("crf", None)
+    codec = dataclasses.replace(codec, settings={**codec.settings, **changed})
+    for clip in clips:
+        encoded.append(codec.encode(clip.frames_THWC, clip.fps, None if quality is None else int(quality))[0])
+        for frame, decoded in zip(clip.frames_THWC, codec.decode(encoded[-1]), strict=True):
+            error = np.square(np.subtract(frame, decoded, dtype=np.float64)).mean()
+            psnr_db.append(10 * np.log10(255**2 / error))
     return Encoded(setting, encoded, float(np.mean(psnr_db)))
 
 
-def decode(clips: list[bytes], wanted: list[list[int] | None]) -> float:
+def decode(clips: list[bytes], codec: VideoCodec, wanted: list[list[int] | None]) -> float:
     """Milliseconds of the processor a clip."""
     began = time.thread_time()
     for data, numbers in zip(clips, wanted, strict=True):
-        deque(video.video_frames(data, numbers), maxlen=0)
+        deque(codec.planes(data, wanted=numbers), maxlen=0)
     return 1e3 * (time.thread_time() - began) / len(clips)
 
 
@@ -105,21 +99,23 @@ def draw_wanted(clips: list[Source], size: int, epoch: int) -> list[list[int] | 
 def main(argv: list[str] | None = None) -> None:
     parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("videos", nargs="+", type=Path, help="video files; keypoints of the same name beside them")
-    parser.add_argument("--codec", choices=sorted(SETTINGS), default="h264", help="default h264")
+    parser.add_argument("--codec", choices=VIDEO_CODECS, default="h264", help="default h264")
     parser.add_argument("--setting", action="append", metavar="OPTIONS", help="to try; by default a list of them")
     parser.add_argument("--size", type=int, default=256, help="pixels of the packed square (default 256)")
     parser.add_argument("--repeats", type=int, default=9, help="counted passes, each with other views (default 9)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single time")
     args = parser.parse_args(argv)
 
+    codec = VIDEO_CODECS[args.codec]
     clips = [load_clip(path, args.size) for path in args.videos]
-    settings = SETTINGS[args.codec] if args.setting is None else ["", *args.setting]
+    settings = ["", *(codec.trials if args.setting is None else args.setting)]
     with progress_bar("settings") as bar:
-        encoded = [encode(clips, args.codec, setting) for setting in bar.track(settings, description="encode")]
+        encoded = [encode(clips, codec, setting) for setting in bar.track(settings, description="encode")]
         times = []
         for turn in bar.track(range(args.repeats + 1), description="decode"):
             wanted = draw_wanted(clips, args.size, turn)
-            times.append([(decode(one.clips, [None] * len(clips)), decode(one.clips, wanted)) for one in encoded])
+            every: list[list[int] | None] = [None] * len(clips)
+            times.append([[decode(one.clips, codec, numbers) for numbers in (every, wanted)] for one in encoded])
     columns = ("kB a clip", "PSNR, dB", "all, ms", "wanted, ms")
     table = Table("setting", *columns, title=f"{args.codec}, {len(clips)} clips, n = {args.repeats}")
     rows = []

@@ -31,11 +31,11 @@ from typing import Any
 from rich.table import Table
 
 from cclslr.cli import command_parser
+from cclslr.codecs import codec_named, codecs
 from cclslr.console import console
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.errors import UserError
 from cclslr.files import write_json
-from cclslr.shards import video
 from cclslr.shards.crop import crop_and_resize
 from cclslr.shards.format import ManifestRow
 from cclslr.shards.pack import PackOptions, PackReport, pack
@@ -74,7 +74,7 @@ def bare_loop(args: argparse.Namespace, part: int, parts: int, times: Any) -> No
         rendering += time.process_time() - began_rendering
         clip = crop_and_resize(raw, args.size, "none")
         assert clip.frames_THWC is not None
-        video.encode(clip.frames_THWC, args.codec, clip.fps)
+        codec_named(args.codec).encode(clip.frames_THWC, clip.fps)
     times.put((time.perf_counter() - began, time.process_time() - began_cpu, rendering))
 
 
@@ -164,7 +164,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=5000, help="default 5000")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side (default 64)")
     parser.add_argument("--frames", type=int, default=20, help="of each clip (default 20)")
-    parser.add_argument("--codec", default="h264", help="default h264")
+    parser.add_argument("--codec", choices=codecs(), default="h264", help="default h264")
     parser.add_argument("--clips-per-shard", type=int, default=128, help="default 128")
     parser.add_argument("--scratch", default="/tmp/bench_pack", metavar="DIR", help="default /tmp/bench_pack")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the results as JSON")

@@ -31,7 +31,7 @@ from cclslr.cli import command_parser
 from cclslr.config import ViewConfig
 from cclslr.console import console
 from cclslr.data import rgb_numba
-from cclslr.data.backend import EncodedClip
+from cclslr.data.backend import EncodedClip, encoded_clip
 from cclslr.data.batch import ViewParams
 from cclslr.data.planes import Planes, decode_planes
 from cclslr.data.pose import pose_views
@@ -59,14 +59,12 @@ class Clips:
 
 def open_clips(shards: ShardSet, num: int, cfg: ViewConfig) -> Clips:
     read = [shards.read(clip_id, ("video", "pose")) for clip_id in range(min(num, len(shards)))]
-    encoded = []
+    encoded: list[EncodedClip] = []
     for clip in read:
         row = clip.row
         if clip.video is None or clip.pose_TKC is None:
             raise UserError(f"clip {row.key} lacks video or pose; pack the data set with both")
-        codec = str(shards.info["codec"])
-        size = row.num_frames, row.width, row.height
-        encoded.append(EncodedClip(row.key, clip.video, codec, row.frame_offsets, *size, masks_THW=None))
+        encoded.append(encoded_clip(shards, len(encoded), clip, masked=False))
     return Clips(
         shards,
         read,
@@ -108,7 +106,7 @@ def stages(clips: Clips, cfg: ViewConfig, epoch: int) -> dict[str, Callable[[], 
         "draw": draw,
         "pose": lambda: pose_views([c.pose_TKC for c in clips.read if c.pose_TKC is not None], clips.sizes_B2, params),
     }
-    if clips.encoded[0].codec != "jpeg":
+    if not clips.encoded[0].codec.alone:
         timed["bare"] = lambda: _bare(clips.encoded)
     return timed
 
@@ -149,5 +147,5 @@ def main(argv: list[str] | None = None) -> None:
     console.print(table)
     if args.out is not None:
         medians = {name: statistics.median(values) for name, values in times.items()}
-        settings = {"shards": args.shards, "codec": clips.encoded[0].codec, "clips": len(clips.encoded)}
+        settings = {"shards": args.shards, "codec": clips.encoded[0].codec.name, "clips": len(clips.encoded)}
         write_json(args.out, {"machine": describe(), **settings, "median_ms": medians, "ms": times})

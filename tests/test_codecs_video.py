@@ -11,17 +11,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cclslr.shards import video
+from cclslr.codecs import codec_named, codecs, video
+from cclslr.codecs.boxes import Track, read_track
 from cclslr.shards.format import BadClip
-from cclslr.shards.mp4 import read_track
 
-CODECS = ("vp9", "h264", "hevc")
+CODECS = tuple(name for name, codec in codecs().items() if not codec.alone)
 
 
 def encoded(codec: str, frames: int = 40, size: int = 96, seed: int = 0) -> bytes:
     rng = np.random.default_rng(seed)
     texture_HWC = rng.integers(0, 256, (size, 2 * size, 3), dtype=np.uint8)
-    return video.encode(np.stack([texture_HWC[:, t : t + size] for t in range(frames)]), codec, 25.0)[0]
+    return codec_named(codec).encode(np.stack([texture_HWC[:, t : t + size] for t in range(frames)]), 25.0)[0]
+
+
+def track_of(data: bytes, codec: str) -> Track:
+    kind = codec_named(codec)
+    assert isinstance(kind, video.VideoCodec)
+    return read_track(data, kind.sample_entries, kind.parameters)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -32,9 +38,8 @@ def test_packets_and_parameter_sets_are_those_of_ffmpeg(codec: str, frames: int)
         stream = container.streams.video[0]
         extradata = stream.codec_context.extradata or b""
         packets = {packet.pts: bytes(packet) for packet in container.demux(stream) if packet.size}
-    track = read_track(data)
-    assert track.codec == codec
-    assert track.extradata == extradata
+    track = track_of(data, codec)
+    assert track.parameters == extradata
     assert track.packets == list(packets.values())
     assert [packet for _, packet in sorted(zip(track.shown, track.packets, strict=True))] == [
         packets[pts] for pts in sorted(packets)
@@ -46,7 +51,7 @@ def test_frames_and_their_colours_are_those_of_ffmpeg(codec: str) -> None:
     data = encoded(codec)
     with av.open(io.BytesIO(data), "r") as container:
         expected = list(container.decode(video=0))
-    frames = list(video.video_frames(data))
+    frames = list(codec_named(codec).planes(data))
     assert [number for number, _ in frames] == list(range(40))
     for (_, ours), theirs in zip(frames, expected, strict=True):
         assert (ours.format.name, ours.color_range, ours.colorspace) == (
@@ -58,13 +63,13 @@ def test_frames_and_their_colours_are_those_of_ffmpeg(codec: str) -> None:
 
 
 CLIPS = {codec: encoded(codec, frames=23) for codec in CODECS}
-EVERY_FRAME = {codec: video.decode(data, codec) for codec, data in CLIPS.items()}
+EVERY_FRAME = {codec: codec_named(codec).decode(data) for codec, data in CLIPS.items()}
 
 
 @given(codec=st.sampled_from(CODECS), wanted=st.sets(st.integers(0, 22), min_size=1).map(sorted))
 @settings(max_examples=100, deadline=None)
 def test_frames_are_the_same_when_others_are_not_decoded(codec: str, wanted: list[int]) -> None:
-    frames = dict(video.video_frames(CLIPS[codec], wanted))
+    frames = dict(codec_named(codec).planes(CLIPS[codec], wanted=wanted))
     assert list(frames) == wanted
     np.testing.assert_array_equal(
         np.stack([frame.to_ndarray(format="rgb24") for frame in frames.values()]), EVERY_FRAME[codec][wanted]
@@ -94,14 +99,14 @@ def test_frames_are_the_same_whatever_the_thread_decoded_before(
             packets = slice(data.index(b"mdat") + 40, data.index(b"moov") - 4, 7)
             data[packets] = bytes(len(data[packets]))
         with contextlib.suppress(av.FFmpegError):
-            frames = video.video_frames(bytes(data))
+            frames = codec_named(kind[0]).planes(bytes(data))
             if how in ("left", "at once"):
                 next(frames)
                 if how == "at once":
                     at_once.append(frames)
             else:
                 list(frames)
-    pictures = [frame.to_ndarray(format="rgb24") for _, frame in video.video_frames(CLIPS[codec], wanted)]
+    pictures = [frame.to_ndarray(format="rgb24") for _, frame in codec_named(codec).planes(CLIPS[codec], wanted=wanted)]
     np.testing.assert_array_equal(np.stack(pictures), EVERY_FRAME[codec][wanted])
     for frames in at_once:
         assert [number for number, _ in frames] == list(range(1, 9))
@@ -112,7 +117,7 @@ def test_a_few_decoders_are_kept_for_clips_alike(monkeypatch: pytest.MonkeyPatch
     video._kept.decoders.clear()
 
     def decoder_after(codec: str, size: int) -> object:
-        list(video.video_frames(PREDECESSORS[codec, size]))
+        list(codec_named(codec).planes(PREDECESSORS[codec, size]))
         return list(video._kept.decoders.values())[-1]
 
     first = decoder_after("h264", 64)
@@ -140,7 +145,7 @@ H264 = encoded("h264", frames=5)
 @settings(max_examples=200, deadline=None)
 def test_a_file_that_ends_early_is_a_bad_clip(length: int) -> None:
     with pytest.raises(BadClip):
-        video.decode(H264[:length], "h264")
+        codec_named("h264").decode(H264[:length])
 
 
 @given(data=st.data())
@@ -151,7 +156,7 @@ def test_damaged_tables_give_a_bad_clip_or_packets(data: st.DataObject) -> None:
     for at in data.draw(st.lists(st.integers(tables, len(H264) - 1), min_size=1, max_size=4)):
         broken[at] = data.draw(st.integers(0, 255))
     try:
-        track = read_track(bytes(broken))
+        track = track_of(bytes(broken), "h264")
     except av.error.InvalidDataError:
         return
     assert all(len(packet) <= len(broken) for packet in track.packets)
@@ -159,4 +164,4 @@ def test_damaged_tables_give_a_bad_clip_or_packets(data: st.DataObject) -> None:
 
 def test_another_container_is_named() -> None:
     with pytest.raises(av.error.InvalidDataError, match="not a readable mp4"):
-        read_track(b"RIFF" * 100)
+        track_of(b"RIFF" * 100, "h264")
