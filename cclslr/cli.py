@@ -19,13 +19,23 @@ def command_parser(module: str, doc: str | None, epilog: str | None = None) -> a
 
     Args:
         module: `__name__` of the command's module, e.g. cclslr.commands.bench.loader for `cclslr bench loader`.
-        doc: the module's docstring; --help shows it as it is written.
+        doc: the module's docstring; --help shows it, with its prose cut to the width of a terminal.
         epilog: shown below the options, e.g. examples.
     """
     program = " ".join(word for word in module.split(".") if word != "commands")
     return argparse.ArgumentParser(
-        prog=program, description=doc, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program,
+        description=_reflow(doc or ""),
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _reflow(text: str) -> str:
+    """Prose cut to `WIDTH` columns; paragraphs with indented lines or columns stay as they are."""
+    paragraphs = text.strip().split("\n\n")
+    kept = [any(line.startswith(" ") or "   " in line for line in p.splitlines()) for p in paragraphs]
+    return "\n\n".join(p if keep else textwrap.fill(p, WIDTH) for p, keep in zip(paragraphs, kept))
 
 
 def config_from_command_line(module: str, kind: type[Config], doc: str | None, argv: list[str] | None = None) -> Config:

@@ -1,4 +1,7 @@
-"""Check a packed data set: every checksum, the tars' structure, the stock index; with --decode every clip as well."""
+"""Check a packed data set: checksums, structure, every clip.
+
+Every checksum, the tars' structure and the stock index; with --decode every clip as well.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from cclslr.console import console
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.verify import check_shard, plan_checks
 
-GROUP, PLACE = "data", 2
+GROUP, PLACE = "data", 5
 
 EXAMPLES = """\
 examples:

@@ -1,4 +1,4 @@
-"""The main job from beginning to end, on data that it makes itself: pack, mask, pre-train, fine-tune, evaluate.
+"""The whole job on data that it makes itself, pack to evaluate.
 
 Every stage is a command of its own, printed before it runs, so this is also the tour of the tools. Writes
 runs/demo/summary.json and runs/demo/views.png, and prints the table: fine-tuned with few labels, pre-trained against
@@ -25,7 +25,7 @@ from cclslr.cli import command_parser
 from cclslr.console import console, duration
 from cclslr.files import read_json, write_json
 
-GROUP, PLACE = "training", 5
+GROUP, PLACE = "training", 1
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {  # and their headings

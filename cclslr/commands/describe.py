@@ -13,7 +13,7 @@ from cclslr.shards.describe import CARD_NAME, Statistics, card, collect_statisti
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.reader import ShardSet
 
-GROUP, PLACE = "data", 4
+GROUP, PLACE = "data", 8
 
 EXAMPLES = """\
 examples:

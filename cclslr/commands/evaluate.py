@@ -1,4 +1,6 @@
-"""Evaluate a fine-tuned checkpoint: per branch and fused, per instance and per class, each clip once.
+"""Evaluate a fine-tuned checkpoint on a split, by branch and fused.
+
+Per instance and per class, each clip once.
 
     cclslr evaluate runs/finetune/last.pt --shards shards/wlasl300 --split test
     torchrun --nproc-per-node 8 -m cclslr evaluate runs/finetune/last.pt

@@ -1,8 +1,11 @@
-"""Fine-tune the pre-trained branches with labels, and evaluate; the program is cclslr/finetune.py."""
+"""Fine-tune the pre-trained branches with labels, and evaluate.
+
+The program is cclslr/finetune.py.
+"""
 
 from __future__ import annotations
 
-GROUP, PLACE = "training", 2
+GROUP, PLACE = "training", 4
 
 
 def main(argv: list[str] | None = None) -> None:

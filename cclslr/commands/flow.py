@@ -1,4 +1,7 @@
-"""Train the normalising flow that motion-preserving masks are made with, on frames of packed clips."""
+"""Train the normalising flow that motion-preserving masks need.
+
+It learns from frames of packed clips.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from cclslr.masking.training import CALIBRATED, FlowQuality, TrainOptions, measu
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import process_group
 
-GROUP, PLACE = "data", 7
+GROUP, PLACE = "data", 3
 
 matplotlib.use("Agg")
 

@@ -1,4 +1,7 @@
-"""Look at packed clips: one HTML page, a row a clip, from frames, keypoints and masks to the training views."""
+"""Look at packed clips: a page of frames, keypoints, masks, views.
+
+One HTML page, a row a clip, from frames, keypoints and masks to the training views.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from cclslr.masking.options import DEFAULT_FLOW
 from cclslr.shards.format import BadClip
 from cclslr.shards.reader import ShardSet
 
-GROUP, PLACE = "data", 3
+GROUP, PLACE = "data", 6
 
 EXAMPLES = """examples:
   cclslr inspect shards/synth --out page.html

@@ -1,4 +1,7 @@
-"""Give every clip of a packed data set its motion-preserving mask, or another one, in place."""
+"""Give every clip of a packed data set its motion-preserving mask.
+
+--method chooses another kind of mask. The data set is changed in place.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from cclslr.masking.options import add_arguments, mask_settings
 from cclslr.masking.rewrite import make_masks
 from cclslr.training.distributed import process_group
 
-GROUP, PLACE = "data", 8
+GROUP, PLACE = "data", 4
 
 EXAMPLES = """examples:
   cclslr masks shards/wlasl --flow flows/sl.safetensors

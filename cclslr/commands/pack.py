@@ -1,4 +1,4 @@
-"""Pack a data set into shards: videos and keypoints in, checked WebDataset tars out.
+"""Pack a data set into shards: videos and keypoints in, tars out.
 
 It begins with a report of what is there and what is missing; --dry-run stops after it. A clip that cannot be used is
 listed with its reason in OUT/rejected.csv and the rest goes on; the exit code is then 1. Stopped or killed, the same
@@ -24,7 +24,7 @@ from cclslr.shards.crop import CROPS
 from cclslr.shards.format import BadClip
 from cclslr.shards.pack import REJECTED_NAME, Rejected, pack
 
-GROUP, PLACE = "data", 1
+GROUP, PLACE = "data", 2
 
 MISSING_NAME = "missing.txt"
 

@@ -1,8 +1,8 @@
-"""Forecast a pre-training run on given hardware: clips a second, epoch time, the bottleneck, and what to change.
+"""Forecast a pre-training run on given hardware.
 
-Storage, CPU, PCIe, decoding on the GPU and the training step work at the same time; the slowest sets the rate. Rates
-come from measurements (--train, --loader) or are assumed; the first table says which is which. docs/scaling.md explains
-the model and its limits.
+Clips a second, epoch time, the bottleneck, and what to change. Storage, CPU, PCIe, decoding on the GPU and the training
+step work at the same time; the slowest sets the rate. Rates come from measurements (--train, --loader) or are assumed;
+the first table says which is which. docs/scaling.md explains the model and its limits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cclslr.console import console
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 
-GROUP, PLACE = "training", 4
+GROUP, PLACE = "training", 2
 
 NODES = {
     "8x3090": Hardware(8, 8, 64, 256, 3.0, 3500, 25, 12, 3.1),

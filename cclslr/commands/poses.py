@@ -1,4 +1,4 @@
-"""Whole-body keypoints of videos, 133 a frame, for the pose branch.
+"""Estimate the whole-body keypoints of videos, 133 a frame.
 
 Writes OUT/<name>.npz for each clip: `keypoints` float32 (T, 133, 3), x and y in pixels of the source, confidence; and
 `estimator`, `version`, `fps`. Beside them summary.json (detection rates by part) and check.csv (clips in which a part
@@ -26,7 +26,7 @@ from cclslr.poses.extract import ALL_PARTS, PARTS, PoseResult, PoseTask, compare
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import ClipSource
 
-GROUP, PLACE = "data", 6
+GROUP, PLACE = "data", 1
 
 CLIPS_A_TASK = 4
 

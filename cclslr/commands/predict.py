@@ -1,4 +1,6 @@
-"""Name the sign in one video with a fine-tuned checkpoint: the five likeliest, per branch and fused.
+"""Name the sign in one video with a fine-tuned checkpoint.
+
+The five likeliest, per branch and fused.
 
     cclslr predict runs/finetune_wlasl300/last.pt clip.mp4 --pose clip.npz
     cclslr predict runs/finetune_wlasl300/last.pt clip.mp4 --estimator mediapipe

@@ -1,4 +1,7 @@
-"""Draw the training views of a few clips: do keypoints and masks lie where they should, after crop and flip?"""
+"""Draw the training views of a few clips, with keypoints and masks.
+
+Do keypoints and masks lie where they should, after crop and flip?
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from cclslr.data.plan import Plan
 from cclslr.inspect.contact import save_contact_sheet
 from cclslr.shards.reader import ShardSet
 
-GROUP, PLACE = "data", 5
+GROUP, PLACE = "data", 7
 
 EXAMPLES = """examples:
   cclslr sheet shards/demo --out views.png --config configs/demo_pretrain.yaml

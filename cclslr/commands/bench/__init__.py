@@ -1,3 +1,3 @@
-"""Measure this machine: loaders, training step, stages, memory, packing."""
+"""Measure this machine: loaders, training step, memory, packing."""
 
 GROUP, PLACE = "measuring", 2

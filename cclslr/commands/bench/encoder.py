@@ -1,4 +1,4 @@
-"""What an encoder's settings cost: bytes, error, and milliseconds of a core to decode.
+"""What an encoder's settings cost: bytes, error, decoding time.
 
 A setting is that of `cclslr pack` with a few of the encoder's options changed. PSNR is against the frames that were
 encoded. Times are CPU times of one thread, a pass over all clips at a time, settings in turns; the first pass is

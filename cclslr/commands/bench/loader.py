@@ -1,9 +1,9 @@
-"""How many clips a second a loader gives, ours and what a user would pick instead: same clips, views and cores.
+"""Clips a second of the loader, and of what else a user would pick.
 
-Each loader lives in a process of its own, and they take turns: `--repeats` rounds after one of warm-up. A measurement
-drops what the loader had made ahead and then times the next `--clips` clips. Written down are clips a second (median,
-smallest, largest), the share of the cores that the loader kept busy, and its memory at the peak; CPU and memory are
-those of the process and its children, where memory that they share counts for each.
+Same clips, views and cores. Each loader lives in a process of its own, and they take turns: `--repeats` rounds after
+one of warm-up. A measurement drops what the loader had made ahead and then times the next `--clips` clips. Written down
+are clips a second (median, smallest, largest), the share of the cores that the loader kept busy, and its memory at the
+peak; CPU and memory are those of the process and its children, where memory that they share counts for each.
 
 Ours read, check sums and make two pose views as well; the others make the two RGB views alone. One that is not
 installed, or cannot read these clips, is left out and named with the reason. To install the others:

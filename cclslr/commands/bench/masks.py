@@ -1,4 +1,7 @@
-"""Measure what motion-preserving masks cost: flows and the whole of masking against the machine's matrix speed."""
+"""What motion-preserving masks cost against matrix speed.
+
+Flows alone and the whole of masking, against the machine's matrix speed.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Does the loader's memory grow? Take many batches, watch resident memory and heap, fit a line to the last half.
+"""Does the loader's memory grow?
 
-Growth comes a batch or a clip at a time, so batches and views are small here: two clips of 8 frames of 64x64 pixels.
-5,000 batches take one to four minutes on two cores. The verdict is "grows" where the slope of the last half exceeds
-three of its standard errors, which count both ways in which memory moves: about its level, with what is in flight, and
-to a new level, seldom and for good; and where it rose in all by more than what is allocated and not freed on the heap
-goes up and down. The slope of that stands beside it.
+Take many batches, watch resident memory and heap, fit a line to the last half. Growth comes a batch or a clip at a
+time, so batches and views are small here: two clips of 8 frames of 64x64 pixels. 5,000 batches take one to four minutes
+on two cores. The verdict is "grows" where the slope of the last half exceeds three of its standard errors, which count
+both ways in which memory moves: about its level, with what is in flight, and to a new level, seldom and for good; and
+where it rose in all by more than what is allocated and not freed on the heap goes up and down. The slope of that stands
+beside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast packing is against its bare work, and whether it survives being killed.
+"""How fast packing is, and whether it survives being killed.
 
 bare1, bare2     render and encode the clips in one plain loop, or in two processes, and keep nothing
 pack1, pack2     pack them with one worker, or with two

@@ -1,8 +1,9 @@
-"""Measure pose views on one core: the numba kernels beside the same arithmetic in vectorised NumPy and torch.
+"""Pose views on one core: numba beside NumPy and torch.
 
-A clip is 75 frames of 133 float16 keypoints, as the reader gives it; its two views have 64 frames of 75 joints. `numba`
-is the call that the loader makes; `numba and draw` also draws what is random about the views, which RGB shares. All are
-checked to agree before they are timed, on one thread, in turns. Rates are per second of that thread's CPU time.
+The kernels beside the same arithmetic in vectorised NumPy and torch. A clip is 75 frames of 133 float16 keypoints, as
+the reader gives it; its two views have 64 frames of 75 joints. `numba` is the call that the loader makes; `numba and
+draw` also draws what is random about the views, which RGB shares. All are checked to agree before they are timed, on
+one thread, in turns. Rates are per second of that thread's CPU time.
 """
 
 from __future__ import annotations

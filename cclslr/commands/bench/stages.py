@@ -1,4 +1,6 @@
-"""Where a clip's time goes on the CPU: milliseconds of one core for each stage of the loader, without the loader.
+"""Where a clip's time goes on the CPU, stage by stage.
+
+Milliseconds of one core for each stage of the loader, without the loader.
 
 read      the clip's bytes from its shard, checksums included
 decode    the frames that a view wants, as YUV planes

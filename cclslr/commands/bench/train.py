@@ -1,4 +1,6 @@
-"""Measure pre-training on this machine: compute alone, data alone, both together, and where a step's time goes.
+"""Measure pre-training: compute alone, data alone, both together.
+
+And where the time of a step goes.
 
 replay    one cached batch again and again: what the device can do when it never waits
 supply    the loader alone: what the data side can deliver            (with data.shards)

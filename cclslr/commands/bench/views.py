@@ -1,7 +1,8 @@
-"""How far apart are the RGB views that two backends, decoders or devices make of the same clips?
+"""How far apart the RGB views of two backends are.
 
-Both make the same batches of the plan, views and all; differences are in grey levels of 0..255. A mean near 1 with few
-values above 4 is what two conversions from YUV to RGB differ by; a wrong crop or frame gives tens.
+Or those of two decoders or devices. Both make the same batches of the plan, views and all; differences
+are in grey levels of 0..255. A mean near 1 with few values above 4 is what two conversions from YUV to RGB differ by; a
+wrong crop or frame gives tens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What motion-preserving masking does: pre-train with other values of α on the data of the demo's study.
+"""What masking does: pre-train with other values of α.
+
+The data are those of the demo's study.
 
     cclslr study demo --seeds 3                      # first: packs the data, and is the study of α = 0.5
     cclslr study alpha --seeds 3 --alphas 0 0.2 1 --out docs/results/masking

@@ -1,4 +1,6 @@
-"""The demo over several seeds (data, training, choice of labels): does pre-training help, does fusing?
+"""The demo over several seeds: do pre-training and fusing help?
+
+A seed decides data, training and choice of labels.
 
     cclslr study demo --seeds 3 --out docs/results/demo
 

@@ -1,4 +1,7 @@
-"""Score motion-preserving masks where the truth is known: rendered signers, whose moving arms and hands are exact."""
+"""Score motion-preserving masks where the truth is known.
+
+On rendered signers, whose moving arms and hands are exact.
+"""
 
 from __future__ import annotations
 

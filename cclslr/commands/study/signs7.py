@@ -1,9 +1,9 @@
-"""Does pre-training help on real keypoints? 7 signs, 210 MediaPipe sequences, 5 labelled sequences a class.
+"""Does pre-training help on real keypoints?
 
-For each seed, 15 sequences of each sign are held out for the test; the pose branch is pre-trained without labels on the
-other 105, then fine-tuned with 5 labelled sequences of each sign. It is compared with the same network from scratch and
-with a logistic regression on the standardised raw coordinates of every third frame: x and y, as the network has them,
-and all 258 numbers, depth and visibility included.
+7 signs, 210 MediaPipe sequences, 5 labelled sequences a class. For each seed, 15 sequences of each sign are held out
+for the test; the pose branch is pre-trained without labels on the other 105, then fine-tuned with 5 labelled sequences
+of each sign. It is compared with the same network from scratch and with a logistic regression on the standardised raw
+coordinates of every third frame: x and y, as the network has them, and all 258 numbers, depth and visibility included.
 
     cclslr study signs7 ../shared/real/keypoints/signs7_mediapipe.npz --out docs/results/signs7
 """

@@ -1,7 +1,8 @@
-"""How hard SynthSign is: hand-made features and linear classifiers on signers never seen in training.
+"""How hard SynthSign is for plain baselines.
 
-No network is trained. The figures say that classes can be told apart neither trivially nor hopelessly, and which cue
-(handshape, mouth, fine movement) each modality sees once the coarse movement is known.
+Hand-made features and linear classifiers on signers never seen in training. No network is trained. The figures say that
+classes can be told apart neither trivially nor hopelessly, and which cue (handshape, mouth, fine movement) each
+modality sees once the coarse movement is known.
 """
 
 from __future__ import annotations

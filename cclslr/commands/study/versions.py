@@ -1,4 +1,6 @@
-"""Do two checkouts compute the same? Content hashes, streams, losses and scores, bit for bit.
+"""Do two checkouts compute the same?
+
+Content hashes, streams, losses and scores, bit for bit.
 
     cclslr study versions ../before --out docs/results/versions.json
 
