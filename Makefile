@@ -3,18 +3,21 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN     = $(VENV)/bin
 DEMO   ?= full
+PIP     = $(BIN)/pip install --quiet -c constraints.txt
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup setup-ffcv demo test test-all lint types clean
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt tools/setup_ffcv.sh
+$(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
-	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cuda130,remote,cluster,dev]'
-	bash tools/setup_ffcv.sh $(BIN)
+	$(PIP) --upgrade pip setuptools wheel
+	$(PIP) torch -e '.[cuda130,remote,cluster,dev]'
 	touch $@
+
+# FFCV has no wheel: this installs Debian packages of OpenCV as root, and compiles.
+setup-ffcv: setup
+	bash tools/setup_ffcv.sh $(BIN)
 
 # The main job on data that it makes itself: pack, train the flow's masks, pre-train, fine-tune, evaluate.
 demo: setup
@@ -22,6 +25,10 @@ demo: setup
 
 test: lint types
 	$(BIN)/python -m pytest -n auto
+
+# The tests marked slow as well.
+test-all: lint types
+	$(BIN)/python -m pytest -n auto -m ''
 
 lint: setup
 	$(BIN)/ruff check .

@@ -55,7 +55,8 @@ def test_groups_come_in_the_order_of_the_job(capsys):
 
 def test_the_list_imports_nothing_heavy():
     code = (
-        "import sys; from cclslr.__main__ import main; main(['--help']); main(['bench', '--help']); main(['--version']);"
+        "import sys; from cclslr.__main__ import main; main(['--help']); main(['bench', '--help']);"
+        " main(['--version']);"
         f"print('heavy:', sorted({HEAVY!r} & {{name.partition('.')[0] for name in sys.modules}}))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
