@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from videos import KINDS, encode, encode_kind, frame_numbers, moving_bar, mux, packets_of, set_edit, set_matrix
 
-from cclslr.datasets.lists import Probe, probe_video
+from cclslr.datasets.media import Probe, probe_video
 from cclslr.shards import foreign, timeline
 from cclslr.shards.decode import decode_file, upright
 from cclslr.shards.format import BadClip, RawClip

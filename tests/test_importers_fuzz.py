@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cclslr.datasets import msasl, nmfs_csl, slr500, wlasl
-from cclslr.datasets.base import Import
+from cclslr.datasets import autsl, msasl, nmfs_csl, slr500, wlasl
+from cclslr.datasets.base import Import, importers
 from cclslr.shards.format import KEY_PATTERN, SPLITS
 
 MANY = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -179,6 +179,7 @@ SLR500 = [
     "499/P36_25_19_0._color.mp4,b",
     "1/P2_1_1_3.avi,c",
 ]
+AUTSL = ["signer0_sample1,41", "signer0_sample2,225", "signer31_sample1,0", "signer31_sample1,226", "a,b"]
 NMFS = ["file,label", "0/a,0", "0/a 0", "1066/b,1066", "1066/b 1066", "5/c"]
 
 
@@ -265,3 +266,22 @@ def test_nmfs_csl(root: Path, train: bytes, test: bytes, suffix: str) -> None:
     files[1].write_bytes(test)
     load = loader(nmfs_csl, "--annotations", folder, "--videos", root / "videos")
     check(load, ("list01", str(folder)), lambda: num_lines(*files, header="file" if suffix == "csv" else None))
+
+
+@given(train=broken_lines(AUTSL), test=broken_lines(AUTSL), glosses=broken_lines(["ClassId,TR,EN", "41,a,b", "0,c,d"]))
+@MANY
+def test_autsl(root: Path, train: bytes, test: bytes, glosses: bytes) -> None:
+    folder = root / "autsl"
+    folder.mkdir(exist_ok=True)
+    (folder / "SignList_ClassId_TR_EN.csv").write_bytes(glosses)
+    files = (folder / "train_labels.csv", folder / "test_labels.csv")
+    files[0].write_bytes(train)
+    files[1].write_bytes(test)
+    load = loader(autsl, "--annotations", folder, "--videos", root / "videos")
+    check(load, ("_labels.csv", "SignList", str(folder)), lambda: num_lines(*files, header=None))
+
+
+def test_every_list_is_fuzzed() -> None:
+    """A new importer is fuzzed, too."""
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert set(importers()) - {"folder", "csv", "keypoints", "synthetic"} <= tests

@@ -15,7 +15,7 @@ import pytest
 
 from cclslr.datasets import msasl
 from cclslr.datasets.base import Import, VideoFile
-from cclslr.datasets.lists import Probe
+from cclslr.datasets.media import Probe
 
 WriteVideo = Callable[..., Path]
 ID = "ri3NrdgfAtE"

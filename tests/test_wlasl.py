@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cclslr.datasets import wlasl
 from cclslr.datasets.base import Import, VideoFile
-from cclslr.datasets.lists import Probe, probe_video
+from cclslr.datasets.media import Probe, probe_video
 from cclslr.shards.format import BadClip
 
 WriteVideo = Callable[..., Path]

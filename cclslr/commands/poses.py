@@ -18,7 +18,7 @@ from rich.table import Table
 from cclslr.cli import command_parser
 from cclslr.console import console
 from cclslr.datasets.base import Importer, VideoFile, importers
-from cclslr.datasets.lists import VIDEO_SUFFIXES, Files
+from cclslr.datasets.media import VIDEO_SUFFIXES, Files
 from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.poses.base import DEFAULT, EstimatorOptions, backends, complete

@@ -13,7 +13,8 @@ from collections import Counter
 from pathlib import Path
 
 from cclslr.datasets.base import Import, Importer, VideoFile
-from cclslr.datasets.lists import POSE_SUFFIXES, VIDEO_SUFFIXES, Files, Ledger, clean_key
+from cclslr.datasets.lists import Ledger, clean_key
+from cclslr.datasets.media import POSE_SUFFIXES, VIDEO_SUFFIXES, Files
 from cclslr.errors import UserError
 from cclslr.shards.format import SPLITS, ManifestRow
 

@@ -1,4 +1,4 @@
-"""What the importers share: reading lists that people edited, finding files, and a ledger that loses no row.
+"""What the importers share: reading lists that people edited, and a ledger that loses no row.
 
 Each row of a list ends in exactly one of four places: a clip to pack, a missing file, a duplicate, or a rejection with
 its reason. `Ledger.finish` checks the sum.
@@ -6,25 +6,18 @@ its reason. `Ledger.finish` checks the sum.
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard
 
 from cclslr.datasets.base import Import, ImportReport
+from cclslr.datasets.media import Files
 from cclslr.errors import UserError
-from cclslr.shards.format import SPLITS, BadClip, ClipSource, ManifestRow
-
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".swf")
-POSE_SUFFIXES = (".npz", ".npy")
-
-Item = TypeVar("Item")
-Value = TypeVar("Value")
+from cclslr.shards.format import SPLITS, ClipSource, ManifestRow
 
 
 def clean_key(text: str) -> str:
@@ -44,8 +37,8 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, without those that are empty.
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a UTF-8 text file that are not blank, with their numbers in the file, from 1.
 
     Raises:
         UserError: another encoding, or no file; the message names it.
@@ -56,83 +49,31 @@ def read_lines(path: Path) -> list[str]:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-@dataclass
-class Files:
-    """The files under a folder, walked once: 100,000 `exists` calls on a network disk take minutes."""
-
-    folder: Path
-    suffixes: tuple[str, ...]
-    by_path: dict[str, Path] = field(default_factory=dict)  # relative path without suffix, with /
-    by_stem: dict[str, Path] = field(default_factory=dict)  # first in sorted order where folders repeat a name
-    repeated: int = 0  # names that several folders have
-
-    @classmethod
-    def walk(cls, folder: str | Path, suffixes: tuple[str, ...]) -> Files:
-        """Index `folder`; a folder that is not there is a `UserError`."""
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder; give the one that holds the files")
-        files = cls(folder, suffixes)
-        found: list[Path] = []
-        for parent, folders, names in os.walk(folder, followlinks=True):
-            folders.sort()
-            found += [Path(parent, name) for name in names if name.lower().endswith(suffixes)]
-        for path in sorted(found):
-            relative = path.relative_to(folder).with_suffix("").as_posix()
-            files.by_path.setdefault(relative, path)
-            files.repeated += files.by_stem.setdefault(path.stem, path) != path
-        return files
-
-    def find(self, name: str) -> Path | None:
-        """The file of `name` (no suffix): by its path under the folder; a bare name is found anywhere in it."""
-        return self.by_path.get(name) or self.by_stem.get(name)
+def read_lines(path: Path) -> list[str]:
+    """The same without the numbers."""
+    return [line for _, line in numbered_lines(path)]
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What a video's header says."""
+def split_lists(folder: Path, names: Mapping[str, tuple[str, ...]], ledger: Ledger) -> list[tuple[str, Path]]:
+    """The list of each split: the first of its names that is in the folder; which were taken is said in the report.
 
-    frames: int
-    fps: float
-    width: int
-    height: int
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps
-
-
-def probe_video(path: Path) -> Probe | None:
-    """Length and size of a video from its header, packets counted where the header is silent; None if unreadable."""
-    from cclslr.shards.foreign import reading  # imported where they work
-    from cclslr.shards.timeline import open_video, slack
-
-    try:
-        with reading(path), open_video(path) as (container, stream):
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-            if frames <= 0 or fps <= 0:
-                return None
-            shown = round((container.duration or 0) / 1e6 * fps)
-            if 0 < shown < frames - slack(frames):  # an edit list hides the others
-                frames = shown
-            return Probe(frames, fps, stream.width, stream.height)
-    except BadClip:
-        return None
-
-
-def map_threads(function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
-    """`function` of each item, in order; headers of thousands of files wait for the disk, so threads pay."""
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        return list(pool.map(function, items))
-
-
-def sample(items: Sequence[Item], limit: int) -> list[Item]:
-    """At most `limit` of `items`, evenly spread, always the same ones."""
-    return [items[index * len(items) // limit] for index in range(limit)] if len(items) > limit else list(items)
+    Raises:
+        UserError: there is none.
+    """
+    chosen: list[tuple[str, Path]] = []
+    for split, candidates in names.items():
+        path = next((folder / name for name in candidates if (folder / name).is_file()), None)
+        if path is None:
+            ledger.notes.append(f"none of {', '.join(candidates)} is there: no {split} clips")
+        else:
+            chosen.append((split, path))
+    if not chosen:
+        raise UserError(f"{folder}: none of {', '.join(sum(names.values(), ()))} is in it")
+    ledger.conventions["lists"] = ", ".join(path.name for _, path in chosen)
+    return chosen
 
 
 @dataclass
@@ -145,7 +86,8 @@ class Ledger:
     rejected: list[str] = field(default_factory=list)
     splits: Counter[str] = field(default_factory=Counter)
     test_labels: set[int] = field(default_factory=set)
-    seen: dict[str, str] = field(default_factory=dict)  # key → where it was first listed
+    seen: dict[str, tuple[str, int | None, str | None]] = field(default_factory=dict)  # key → where first, label, split
+    contradictions: list[str] = field(default_factory=list)  # duplicates that say another label or split
     notes: list[str] = field(default_factory=list)
     conventions: dict[str, str] = field(default_factory=dict)
 
@@ -161,13 +103,19 @@ class Ledger:
         if split == "test":
             self.test_labels.add(label)
 
-    def repeats(self, key: str, where: str) -> bool:
-        """Book the row as a duplicate if its key was seen before."""
-        first = self.seen.setdefault(key, where)
-        if first != where:
-            self.duplicates.append(f"{where}: repeats {first}")
-            return True
-        return False
+    def repeats(self, key: str, where: str, label: int | None = None, split: str | None = None) -> bool:
+        """Book the row as a duplicate if its key was seen before; note if it then had another label or split."""
+        first, first_label, first_split = self.seen.setdefault(key, (where, label, split))
+        if first == where:
+            return False
+        differs = [
+            name for name, one, other in (("label", label, first_label), ("split", split, first_split)) if one != other
+        ]
+        line = f"{where}: repeats {first}{' with another ' + ' and '.join(differs) if differs else ''}"
+        self.duplicates.append(line)
+        if differs:
+            self.contradictions.append(line)
+        return True
 
     def add(
         self, key: str, source: ClipSource, label: int, gloss: str | None, split: str, signer: str | None = None
@@ -184,6 +132,9 @@ class Ledger:
         unseen = len(self.test_labels - here)
         if unseen and self.rows:
             self.notes.append(f"{unseen} classes have test clips in the list, but none of their files is here")
+        if self.contradictions:
+            shown = "; ".join(self.contradictions[:3]) + ("; …" if len(self.contradictions) > 3 else "")
+            self.notes.append(f"{len(self.contradictions)} clips contradict an earlier row, which counts: {shown}")
         report = ImportReport(
             rows=total,
             splits={split: self.splits[split] for split in SPLITS},
@@ -197,6 +148,20 @@ class Ledger:
             rejected=self.rejected,
         )
         return Import(self.rows, classes, report)
+
+    def note_files(self, files: Files | None) -> None:
+        """Note what lies beside the files that were looked for, and that a bare name stands for several."""
+        if files is None:
+            return
+        depth = sum(path.stem.endswith("_depth") for path in files.paths)
+        if depth:
+            self.notes.append(f"{depth:,} depth videos beside the colour ones are ignored")
+        if files.skipped:
+            self.notes.append(
+                f"{len(files.skipped):,} hidden or system files and folders, or links that lead back, are passed over,"
+                f" e.g. {files.skipped[0]}"
+            )
+        self.note_repeated(files)
 
     def note_repeated(self, files: Files | None) -> None:
         """Note that a bare name stands for several files: cut and uncut copies in one folder, say."""
@@ -217,25 +182,3 @@ class Ledger:
         self.notes.append(
             f"{name}: the list has {shown}; published: {expected}. {explanation or 'The list was edited'}"
         )
-
-
-@dataclass
-class PoseFiles:
-    """The keypoint files of a data set, if the user has any."""
-
-    files: Files | None
-
-    @classmethod
-    def walk(cls, folder: str | None) -> PoseFiles:
-        """Index `folder`; None: a data set without keypoints."""
-        return cls(None if folder is None else Files.walk(folder, POSE_SUFFIXES))
-
-    def find(self, *names: str) -> tuple[str | None, str | None]:
-        """(path, missing): the first of `names` that has a file; without one, the file that should be there."""
-        if self.files is None:
-            return None, None
-        for name in names:
-            path = self.files.find(name)
-            if path is not None:
-                return str(path), None
-        return None, str(self.files.folder / f"{names[0]}.npz")

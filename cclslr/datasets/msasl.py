@@ -14,17 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cclslr.datasets.base import Import, Importer, VideoFile
-from cclslr.datasets.lists import (
-    VIDEO_SUFFIXES,
-    Files,
-    Ledger,
-    PoseFiles,
-    Probe,
-    is_int,
-    is_number,
-    map_threads,
-    probe_video,
-)
+from cclslr.datasets.lists import Ledger, is_int, is_number
+from cclslr.datasets.media import Files, Found, Media, Probe, map_threads, probe_video
 from cclslr.errors import UserError
 from cclslr.files import read_json
 from cclslr.shards.format import SPLITS
@@ -48,9 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of MSASL_{train,val,test,classes}.json",
     )
-    parser.add_argument("--videos", metavar="DIR", help="folder of the videos; leave out for poses alone")
-    parser.add_argument(
-        "--poses", metavar="DIR", help="folder of keypoints, named as the videos or as the clips (train_00012.npz)"
+    Media.add_arguments(
+        parser, "folder of the videos", "folder of keypoints, named as the videos or as the clips (train_00012.npz)"
     )
     parser.add_argument("--subset", type=int, choices=tuple(PUBLISHED), default=1000, help="MSASL-K: labels below K")
     parser.add_argument(
@@ -87,8 +77,6 @@ def load(args: argparse.Namespace) -> Import:
         UserError: a list that is no list of MS-ASL, a folder that is not there, a template with an unknown field.
     """
     folder = Path(args.annotations)
-    if args.videos is None and args.poses is None:
-        raise UserError("give --videos, --poses or both: a list alone makes no clips")
     ledger = Ledger()
     classes = _classes(folder, args.subset)
     entries, total = [], 0
@@ -105,22 +93,15 @@ def load(args: argparse.Namespace) -> Import:
     ledger.compare(PUBLISHED[args.subset], f"MSASL{args.subset}")
     ledger.conventions["signers"] = "signer_id (222 people, none in two splits); the field signer is -1 where unknown"
 
-    videos = None if args.videos is None else Files.walk(args.videos, VIDEO_SUFFIXES)
-    poses = PoseFiles.walk(args.poses)
-    ledger.note_repeated(videos)
-    names = None if videos is None else _choose_names(args.names, entries, videos, ledger)
-    found: list[tuple[_Entry, Path | None, str | None]] = []
-    for entry in entries:
-        name = entry.key if names is None else _format(names, entry)
-        video = None if videos is None else videos.find(name)
-        pose, missing = poses.find(name, entry.key, entry.video_id)
-        if videos is not None and video is None:
-            ledger.missing.append(str(videos.folder / f"{name}.mp4"))
-        elif missing is not None:
-            ledger.missing.append(missing)
-        else:
-            found.append((entry, video, pose))
+    media = Media.walk(args)
+    ledger.note_repeated(media.videos)
+    template = None if media.videos is None else _choose_names(args.names, entries, media.videos, ledger)
 
+    def names(entry: _Entry) -> tuple[list[str], list[str]]:
+        name = entry.key if template is None else _format(template, entry)
+        return [name], [name, entry.key, entry.video_id]
+
+    found = media.find(entries, names, ledger.missing)
     for (entry, video, pose), span in zip(found, _spans(found, ledger)):
         if isinstance(span, str):
             ledger.reject(entry.key, span)
@@ -245,7 +226,7 @@ def _choose_names(names: str | None, entries: list[_Entry], videos: Files, ledge
     return best
 
 
-def _spans(found: list[tuple[_Entry, Path | None, str | None]], ledger: Ledger) -> list[dict[str, Any] | str]:
+def _spans(found: list[Found[_Entry]], ledger: Ledger) -> list[dict[str, Any] | str]:
     """For each clip the span of its `VideoFile`, or why it has none."""
     paths = sorted({path for _, path, _ in found if path is not None})
     probes = dict(zip(paths, map_threads(probe_video, paths)))

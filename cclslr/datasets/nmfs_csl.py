@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from cclslr.datasets.base import Import, Importer
-from cclslr.datasets.lists import Ledger, PoseFiles, clean_key, map_threads, read_lines, sample
+from cclslr.datasets.lists import Ledger, clean_key, numbered_lines, split_lists
+from cclslr.datasets.media import PoseFiles, map_threads, sample
 from cclslr.errors import UserError
 from cclslr.shards.format import BadClip, RawClip
 
@@ -151,17 +152,11 @@ def load(args: argparse.Namespace) -> Import:
 def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
     lines: list[_Line] = []
     total = 0
-    chosen = []
-    for split, names in _LISTS.items():
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
-        if path is None:
-            ledger.notes.append(f"none of {', '.join(names)} is there: no {split} clips")
-            continue
-        chosen.append(path.name)
-        for number, text in enumerate(read_lines(path), start=1):
+    for split, path in split_lists(folder, _LISTS, ledger):
+        for place, (number, text) in enumerate(numbered_lines(path)):
             where = f"{path.name}, line {number}"
             cells = _cells(text, path.suffix == ".csv")
-            if number == 1 and path.suffix == ".csv" and cells[0] == "file":
+            if place == 0 and path.suffix == ".csv" and cells[0] == "file":
                 continue
             total += 1
             line = _line(where, cells, split)
@@ -169,9 +164,6 @@ def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
                 ledger.reject(where, line)
             else:
                 lines.append(line)
-    if not chosen:
-        raise UserError(f"{folder}: neither {{train,test}}list01.txt nor uni_{{train,test}}list01.csv is in it")
-    ledger.conventions["lists"] = ", ".join(chosen)
     return lines, total
 
 

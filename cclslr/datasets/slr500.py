@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cclslr.datasets.base import Import, Importer, VideoFile
-from cclslr.datasets.lists import VIDEO_SUFFIXES, Files, Ledger, PoseFiles, read_lines
+from cclslr.datasets.lists import Ledger, numbered_lines
+from cclslr.datasets.media import Files, Media
 from cclslr.errors import UserError
 
 CLASSES = 500
@@ -38,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of split.train.csv and split.test.csv (video_path,class_name); without it signers make the split",
     )
-    parser.add_argument("--videos", metavar="DIR", help="folder of the colour videos; leave out for poses alone")
-    parser.add_argument("--poses", metavar="DIR", help="folder of keypoints named as the videos")
+    Media.add_arguments(parser, "folder of the colour videos", "folder of keypoints named as the videos")
     parser.add_argument(
         "--train-signers",
         type=int,
@@ -76,16 +76,14 @@ def load(args: argparse.Namespace) -> Import:
     Raises:
         UserError: no list in the folder, a folder that is not there, nothing that is called as SLR500's files are.
     """
-    if args.videos is None and args.poses is None:
-        raise UserError("give --videos, --poses or both: a list alone makes no clips")
     ledger = Ledger()
-    videos = None if args.videos is None else Files.walk(args.videos, VIDEO_SUFFIXES)
-    poses = PoseFiles.walk(args.poses)
+    media = Media.walk(args)
+    videos, poses = media.videos, media.poses.files
     if args.annotations is not None:
         lines, total = _read_lists(Path(args.annotations), ledger)
         source = f"the lists in {args.annotations}"
     else:
-        files = videos if videos is not None else poses.files
+        files = videos if videos is not None else poses
         assert files is not None
         lines, total = _read_folder(files, ledger)
         source = f"the names of the files in {files.folder}"
@@ -101,7 +99,7 @@ def load(args: argparse.Namespace) -> Import:
     labels = _labels(lines, ledger)
     glosses = _glosses(args.annotations, lines, labels)
     index_of_videos = _by_name(videos)
-    index_of_poses = _by_name(poses.files)
+    index_of_poses = _by_name(poses)
     for line, label in zip(lines, labels):
         if isinstance(label, str):
             ledger.reject(line.where, label)
@@ -114,8 +112,8 @@ def load(args: argparse.Namespace) -> Import:
         video, pose = index_of_videos.get(line.name), index_of_poses.get(line.name)
         if videos is not None and video is None:
             ledger.missing.append(str(videos.folder / line.path))
-        elif poses.files is not None and pose is None:
-            ledger.missing.append(str(poses.files.folder / Path(line.path).with_suffix(".npz")))
+        elif poses is not None and pose is None:
+            ledger.missing.append(str(poses.folder / Path(line.path).with_suffix(".npz")))
         else:
             clip = VideoFile(path=None if video is None else str(video), pose=None if pose is None else str(pose))
             ledger.add(key, clip, label, glosses[label], line.split, f"P{line.name.signer:02d}")
@@ -144,13 +142,13 @@ def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
         if not path.is_file():
             continue
         lists += 1
-        for number, text in enumerate(read_lines(path), start=1):
+        for place, (number, text) in enumerate(numbered_lines(path)):
             try:
                 cells = next(csv.reader([text]))
             except csv.Error as error:
                 cells = [""]
                 ledger.notes.append(f"{path.name}, line {number}: {error}")
-            if number == 1 and cells[0] == "video_path":
+            if place == 0 and cells[0] == "video_path":
                 continue
             total += 1
             where = f"{path.name}, line {number}"
@@ -167,13 +165,13 @@ def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
 def _read_folder(files: Files, ledger: Ledger) -> tuple[list[_Line], int]:
     """One row a file; files of other names (depth, skeletons) are rejected, not lost."""
     lines = []
-    for relative, path in files.by_path.items():
-        line = _line(str(path), relative + path.suffix, None, None)
+    for path in files.paths:
+        line = _line(str(path), files.name(path) + path.suffix, None, None)
         if line is None:
             ledger.reject(str(path), "is not called P<signer>_<group>_<index>_<repetition>")
         else:
             lines.append(line)
-    return lines, len(files.by_path)
+    return lines, len(files.paths)
 
 
 def _split_by_signer(lines: list[_Line], train_signers: int, first: int) -> None:
@@ -225,7 +223,7 @@ def _glosses(annotations: str | None, lines: list[_Line], labels: list[int | str
 
 def _by_name(files: Files | None) -> dict[_Name, Path]:
     index: dict[_Name, Path] = {}
-    for path in [] if files is None else files.by_path.values():
+    for path in [] if files is None else files.paths:
         name = _parse(path.name)
         if name is not None:
             index.setdefault(name, path)

@@ -12,20 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cclslr.datasets.base import Import, Importer, VideoFile
-from cclslr.datasets.lists import (
-    VIDEO_SUFFIXES,
-    Files,
-    Ledger,
-    PoseFiles,
-    Probe,
-    clean_key,
-    is_int,
-    is_number,
-    map_threads,
-    probe_video,
-    read_lines,
-    sample,
-)
+from cclslr.datasets.lists import Ledger, clean_key, is_int, is_number, read_lines
+from cclslr.datasets.media import Media, Probe, map_threads, probe_video, sample
 from cclslr.errors import UserError
 from cclslr.files import read_json
 from cclslr.shards.format import SPLITS
@@ -51,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="WLASL_v0.3.json, the folder that holds it, or an nslt_K.json",
     )
-    parser.add_argument("--videos", metavar="DIR", help="folder of <video_id>.mp4; leave out for poses alone")
-    parser.add_argument("--poses", metavar="DIR", help="folder of <video_id>.npz, from cclslr poses")
+    Media.add_arguments(parser, "folder of <video_id>.mp4", "folder of <video_id>.npz, from cclslr poses")
     parser.add_argument("--subset", type=int, choices=tuple(PUBLISHED), default=2000, help="WLASL-K: classes below K")
 
 
@@ -67,8 +54,6 @@ def load(args: argparse.Namespace) -> Import:
         path = path / "WLASL_v0.3.json"
     if not path.is_file():
         raise UserError(f"{path} is not there; --annotations takes WLASL_v0.3.json or an nslt_K.json")
-    if args.videos is None and args.poses is None:
-        raise UserError("give --videos, --poses or both: a list alone makes no clips")
     document = read_json(path)
     ledger = Ledger()
     if isinstance(document, list):
@@ -82,20 +67,9 @@ def load(args: argparse.Namespace) -> Import:
     ledger.compare(PUBLISHED[args.subset], f"WLASL{args.subset}")
     _note_extras(ledger, path, entries)
 
-    videos = None if args.videos is None else Files.walk(args.videos, VIDEO_SUFFIXES)
-    poses = PoseFiles.walk(args.poses)
-    ledger.note_repeated(videos)
-    found: list[tuple[_Entry, Path | None, str | None]] = []
-    for entry in entries:
-        video = None if videos is None else videos.find(entry.video_id)
-        pose, missing = poses.find(entry.video_id)
-        if videos is not None and video is None:
-            ledger.missing.append(str(videos.folder / f"{entry.video_id}.mp4"))
-        elif missing is not None:
-            ledger.missing.append(missing)
-        else:
-            found.append((entry, video, pose))
-
+    media = Media.walk(args)
+    ledger.note_repeated(media.videos)
+    found = media.find(entries, lambda entry: ([entry.video_id], [entry.video_id]), ledger.missing)
     keep_boxes = _boxes_fit([(entry, video) for entry, video, _ in found if video is not None], ledger)
     spans = _spans([(entry, video) for entry, video, _ in found], ledger)
     for (entry, video, pose), span in zip(found, spans):
