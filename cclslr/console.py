@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -139,10 +140,18 @@ def run_command(main: Callable[[], int | None]) -> None:
     """
     try:
         code = main()
-    except (UserError, OSError) as error:
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        code = report_error(error)
+    sys.exit(code or 0)
+
+
+def report_error(error: BaseException) -> int:
+    """Tell what ended a command: one line or, for a bug of ours, the traceback. Returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, UserError | OSError):
         line = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True, highlight=False).print(line, soft_wrap=True)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code or 0)
+        return 2
+    traceback.print_exception(error)
+    return 1

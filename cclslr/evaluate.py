@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -23,22 +25,61 @@ from cclslr.training.optimise import Amp
 Scores = dict[str, dict[str, float]]  # branch or fused → metric → percent
 
 
-def evaluate(
-    classifier: Classifier, cfg: FinetuneConfig, split: str, process: Process
-) -> tuple[Scores, ByModality, Tensor, ShardSet]:
-    """Scores of the classifier on one split; also the logits, the clip ids and the data set they speak of."""
+@dataclass(frozen=True)
+class Scored:
+    """What a classifier said of the clips of one split."""
+
+    split: str
+    scores: Scores
+    logits: ByModality  # (N, classes), and "fused" where there are two branches
+    clip_ids: Tensor  # (N,) rows of `shards`
+    labels: Tensor  # (N,) places in `classes`, -1 where a clip has no label
+    classes: list[str]  # as the classifier numbers them
+    shards: ShardSet
+
+
+def evaluate(classifier: Classifier, classes: list[str], cfg: FinetuneConfig, split: str, process: Process) -> Scored:
+    """Score the classifier, which knows `classes`, on one split of cfg.data.shards; leaves it in evaluation mode.
+
+    Raises:
+        UserError: no labelled clip, or one of a class that the classifier does not know.
+    """
     shards = ShardSet(cfg.data.shards, split=split)
+    place = torch.tensor([*match_classes(shards, classes), -1])  # -1, the label of unlabelled clips, stays -1
     classifier.eval()
     amp = Amp(cfg.run.amp, process.device)
-    batch, modalities = cfg.optim.batch, cfg.model.modalities
+    micro, modalities = cfg.optim.micro_batch, cfg.model.modalities
     logits, clip_ids, labels = over_clips(
-        lambda views: fuse(classifier(views)), shards, cfg.data, cfg.views, modalities, batch, amp, process
+        lambda views: fuse(classifier(views)), shards, cfg.data, cfg.views, modalities, micro, amp, process
     )
+    labels = place[labels]
     labelled = labels >= 0
     if not labelled.any():
         raise UserError(f"{', '.join(cfg.data.shards)}: no labelled clip in split {split!r}")
     scores = {name: accuracies(x[labelled], labels[labelled]) for name, x in logits.items()}
-    return scores, logits, clip_ids, shards
+    return Scored(split, scores, logits, clip_ids, labels, classes, shards)
+
+
+def match_classes(shards: ShardSet, classes: list[str]) -> list[int]:
+    """For each class of `shards` the place of its name in `classes`; -1 for one that no clip of the split has.
+
+    Raises:
+        UserError: clips of a class that is not among `classes`, or is there twice.
+    """
+    if shards.classes == classes:
+        return list(range(len(classes)))
+    places = {name: place for place, name in enumerate(classes)}
+    used = {row.label for row in shards.rows if row.label >= 0}
+    missing = [shards.classes[label] for label in sorted(used) if shards.classes[label] not in places]
+    if missing:
+        named = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise UserError(f"the checkpoint does not know {len(missing)} of {len(used)} classes of these shards: {named}")
+    if twice := [name for name in places if classes.count(name) > 1]:
+        raise UserError(
+            f"the checkpoint has class {twice[0]!r} more than once: it was trained on several data sets and can only "
+            "be evaluated on all of them, in the same order"
+        )
+    return [places.get(name, -1) for name in shards.classes]
 
 
 def score_table(scores: Scores, title: str) -> Table:
@@ -50,15 +91,12 @@ def score_table(scores: Scores, title: str) -> Table:
     return table
 
 
-def write_report(
-    folder: Path, split: str, scores: Scores, logits: ByModality, clip_ids: Tensor, shards: ShardSet, classes: list[str]
-) -> None:
+def write_report(folder: Path, scored: Scored) -> None:
     """Write `<split>.json` and `<split>_predictions.csv` into `folder`."""
-    labels = [shards.rows[clip].label for clip in clip_ids.tolist()]
-    report: dict[str, Any] = {"split": split, "clips": len(labels), "scores": scores}
+    split, logits, labels, classes = scored.split, scored.logits, scored.labels, scored.classes
+    report: dict[str, Any] = {"split": split, "clips": len(labels), "scores": scored.scores}
     main = "fused" if "fused" in logits else next(iter(logits))
-    labelled = [i for i, label in enumerate(labels) if label >= 0]
-    report["confusion"] = confusion(logits[main][labelled], clip_ids.new_tensor([labels[i] for i in labelled])).tolist()
+    report["confusion"] = confusion(logits[main][labels >= 0], labels[labels >= 0]).tolist()
     report["classes"] = classes
     write_json(folder / f"{split}.json", report)
     with atomic_write(folder / f"{split}_predictions.csv", "w") as file:
@@ -66,10 +104,10 @@ def write_report(
         table.writerow(
             ["key", "label", "gloss", *(f"{name}_{column}" for name in logits for column in ("top1", "top5"))]
         )
-        for row, (clip, label) in enumerate(zip(clip_ids.tolist(), labels)):
+        for row, (clip, label) in enumerate(zip(scored.clip_ids.tolist(), labels.tolist())):
             top5 = [x[row].topk(min(5, x.shape[1])).indices.tolist() for x in logits.values()]
             ranked = [column for top in top5 for column in (top[0], " ".join(map(str, top)))]
-            table.writerow([shards.rows[clip].key, label, classes[label] if label >= 0 else "", *ranked])
+            table.writerow([scored.shards.rows[clip].key, label, classes[label] if label >= 0 else "", *ranked])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -27,6 +28,29 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str | Path, busy: str) -> Iterator[None]:
+    """Keep a folder for this process, until it leaves the context or dies.
+
+    Raises:
+        UserError: another process has it; says `busy`.
+    """
+    path = Path(folder) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine, there = os.fstat(file.fileno()), os.stat(path)
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise UserError(busy) from error
+        if mine.st_ino != there.st_ino:  # its owner removed it between opening and locking
+            raise UserError(busy)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

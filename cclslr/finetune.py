@@ -11,6 +11,7 @@ Evaluates at the end and writes <split>.json and <split>_predictions.csv into ru
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,10 @@ from torch import nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
-from cclslr.config import FinetuneConfig, to_dict
+from cclslr.config import FinetuneConfig, RunConfig
 from cclslr.console import console, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
-from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.errors import UserError
 from cclslr.evaluate import evaluate, score_table, write_report
@@ -34,36 +34,104 @@ from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.distributed import Process, process_group
-from cclslr.training.journal import Journal
-from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, learning_rate, sgd
-from cclslr.training.rate import Rate
+from cclslr.training.loop import Training
+from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
+from cclslr.training.resume import find_saved
+from cclslr.training.statistics import Statistics
 
 
-def finetune_step(
-    classifier_ddp: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    amp: Amp,
-    batch: Batch,
-    step: int,
-    cfg: FinetuneConfig,
-    process: Process,
-) -> Losses:
+@dataclass
+class Learner:
+    """Everything that a step changes, and what else its checkpoints hold."""
+
+    classifier: Classifier
+    classifier_ddp: nn.Module  # the same weights, wrapped for several ranks
+    statistics: Statistics
+    optimizer: torch.optim.Optimizer
+    amp: Amp
+    classes: list[str]
+    packing: dict[str, Any]  # how the clips were packed, so that prediction packs alike
+    best: float = -1.0  # top-1 of the best epoch so far, with report=best_val
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "classifier": self.classifier.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.amp.scaler.state_dict(),
+            "best": self.best,
+            "classes": self.classes,
+            "packing": self.packing,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        if state["classes"] != self.classes:
+            raise UserError("the checkpoint was trained on other classes than data.shards has; set another run.dir")
+        self.classifier.load_state_dict(state["classifier"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.amp.scaler.load_state_dict(state["scaler"])
+        self.best = state["best"]
+
+
+def build_learner(cfg: FinetuneConfig, shards: ShardSet, source: dict[str, Any] | None, process: Process) -> Learner:
+    """The classifier, the same on every rank; its encoders are those of the checkpoint `source`, or fresh."""
+    torch.manual_seed(cfg.run.seed)
+    classifier = Classifier(cfg.model, len(shards.classes), cfg.linear_probe)
+    if source is not None:
+        classifier.load_pretrained(source["query"])
+    classifier.to(process.device)
+    if cfg.run.channels_last and "rgb" in cfg.model.modalities:
+        convert_conv3d_weight_memory_format(classifier.encoder["rgb"], torch.channels_last_3d)
+    statistics = Statistics(classifier)
+    compile_model(classifier, cfg.run)
+    classifier_ddp = distribute(classifier, process, cfg.run)
+    optimizer = sgd((p for p in classifier.parameters() if p.requires_grad), cfg.optim, cfg.run.fused_optimizer)
+    amp = Amp(cfg.run.amp, process.device, keeps_gradients(cfg.run, process.world))
+    packing = {name: shards.info[name] for name in ("codec", "size", "crop", "quality")}
+    classifier_ddp.train()
+    return Learner(classifier, classifier_ddp, statistics, optimizer, amp, shards.classes, packing)
+
+
+def finetune_step(learner: Learner, batch: Batch, step: int, cfg: FinetuneConfig, process: Process) -> Losses:
     """One optimiser step on this rank's clips; returns the cross-entropy of each branch, mean over the rank's clips."""
     micro, size = cfg.optim.micro_batch, len(batch.clip_ids_B)
     views = {m: x for m, x in {"rgb": batch.rgb_VBTHWC, "pose": batch.pose_VBTJC}.items() if x is not None}
     slices = [slice(start, start + micro) for start in range(0, size, micro)]
+    learner.statistics.keep()
     terms: list[Losses] = []
     for group, part in enumerate(slices, process.rank * len(slices)):
         torch.manual_seed(int(hash_words(cfg.run.seed, Purpose.QUERY_DROPOUT, step, group)))
-        no_sync = getattr(classifier_ddp, "no_sync", nullcontext) if part is not slices[-1] else nullcontext
+        no_sync = getattr(learner.classifier_ddp, "no_sync", nullcontext) if part is not slices[-1] else nullcontext
         with no_sync():
-            with amp.autocast():
-                logits = classifier_ddp({m: x_VB[0, part] for m, x_VB in views.items()})
+            with learner.amp.autocast():
+                logits = learner.classifier_ddp({m: x_VB[0, part] for m, x_VB in views.items()})
             losses = {f"ce_{m}": F.cross_entropy(x, batch.labels_B[part]) for m, x in logits.items()}
-            amp.backward(torch.stack(list(losses.values())).sum() / len(slices))
+            learner.amp.backward(torch.stack(list(losses.values())).sum() / len(slices))
         terms.append({name: loss.detach() for name, loss in losses.items()})
-    amp.step(optimizer)
+    skipped = learner.amp.step(learner.optimizer)
+    learner.statistics.take_back_if(skipped)
     return {name: torch.stack([losses[name] for losses in terms]).mean() for name in terms[0]}
+
+
+def check(cfg: FinetuneConfig, shards: ShardSet, steps_an_epoch: int) -> None:
+    """Refuse before the first step what would fail after the last.
+
+    Raises:
+        UserError: a key of pre-training, clips without labels, a split that cannot be scored.
+    """
+    for name in ("knn_every", "knn_neighbours", "fused_momentum_update"):
+        if getattr(cfg.run, name) != getattr(RunConfig(), name):
+            raise UserError(f"run.{name} belongs to pre-training; fine-tuning scores epochs with report=best_val")
+    if unlabelled := [row.key for row in shards.rows if row.label < 0]:
+        raise UserError(f"{len(unlabelled)} clips have no label, e.g. {unlabelled[0]}; fine-tuning needs labels")
+    if "rgb" in cfg.model.modalities:
+        require_masks(shards, cfg.views.mask_alpha)
+    splits = {cfg.eval_split: "eval_split"} | ({"val": "report=best_val"} if cfg.report == "best_val" else {})
+    labelled = {row.split for row in ShardSet(cfg.data.shards).rows if row.label >= 0}
+    for split, key in splits.items():
+        if split not in labelled:
+            raise UserError(f"{', '.join(cfg.data.shards)}: no labelled clip in split {split!r}, which {key} asks for")
+    if cfg.report == "best_val" and cfg.run.max_steps is not None and cfg.run.max_steps < steps_an_epoch:
+        raise UserError(f"report=best_val needs an epoch ({steps_an_epoch} steps), run.max_steps={cfg.run.max_steps}")
 
 
 def finetune(cfg: FinetuneConfig, process: Process) -> None:
@@ -71,93 +139,42 @@ def finetune(cfg: FinetuneConfig, process: Process) -> None:
     check_batch(cfg.optim, process.world)
     run_dir = Path(cfg.run.dir)
     shards = ShardSet(cfg.data.shards, split=cfg.data.split)
-    if unlabelled := [row.key for row in shards.rows if row.label < 0]:
-        raise UserError(f"{len(unlabelled)} clips have no label, e.g. {unlabelled[0]}; fine-tuning needs labels")
-    if "rgb" in cfg.model.modalities:
-        require_masks(shards, cfg.views.mask_alpha)
     plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
+    check(cfg, shards, plan.batches_per_epoch)
+    saved = find_saved(cfg, "classifier", process)
+    source = None
+    if cfg.pretrained is not None and saved is None:  # else its own checkpoint holds everything
+        source = checkpoint.load_on_all_ranks(cfg.pretrained, process)
+        checkpoint.check_kind(source, "query", cfg.pretrained)
+    learner = build_learner(cfg, shards, source, process)
 
-    torch.manual_seed(cfg.run.seed)
-    classifier = Classifier(cfg.model, len(shards.classes), cfg.linear_probe)
-    if cfg.pretrained is not None:
-        classifier.load_pretrained(checkpoint.load(cfg.pretrained)["query"])
-    classifier.to(process.device)
-    if cfg.run.channels_last and "rgb" in cfg.model.modalities:
-        convert_conv3d_weight_memory_format(classifier.encoder["rgb"], torch.channels_last_3d)
-    compile_model(classifier, cfg.run)
-    classifier_ddp = distribute(classifier, process, cfg.run)
-    optimizer = sgd((p for p in classifier.parameters() if p.requires_grad), cfg.optim, cfg.run.fused_optimizer)
-    amp = Amp(cfg.run.amp, process.device)
-
-    first_step, best, source = 0, -1.0, checkpoint.to_resume(run_dir, cfg.run.resume)
-    if source is not None:
-        state = checkpoint.load(source)
-        classifier.load_state_dict(state["classifier"])
-        optimizer.load_state_dict(state["optimizer"])
-        amp.scaler.load_state_dict(state["scaler"])
-        first_step, best = state["step"], state["best"]
-        console.print(f"continuing {source} at step {first_step}")
-    per_epoch = plan.batches_per_epoch
-    last_step = min(cfg.optim.epochs * per_epoch, cfg.run.max_steps or 10**12)
-    console.print(
-        f"fine-tuning on {plan.clips_per_epoch} clips of {len(shards.classes)} classes: {last_step} steps, "
-        f"{'pre-trained' if cfg.pretrained else 'from scratch'}{', linear probe' if cfg.linear_probe else ''}"
-    )
-
-    def save(name: str, step: int) -> None:
-        if process.main:
-            state = {"classifier": classifier.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            state |= {
-                "scaler": amp.scaler.state_dict(),
-                "best": best,
-                "classes": shards.classes,
-                "config": to_dict(cfg),
-                "packing": {name: shards.info[name] for name in ("codec", "size", "crop", "quality")},
-            }
-            checkpoint.save(run_dir / name, state)
-
-    loader = Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
-    journal = Journal(run_dir, active=process.main, first_step=first_step, last_step=last_step, title="fine-tuning")
-    rate = Rate(loader, cfg.optim.batch)
-    classifier_ddp.train()
-    with loader.start(first_step), journal:
-        for step in range(first_step, last_step):
-            epoch = step / per_epoch
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(cfg.optim, epoch)
-            losses = finetune_step(classifier_ddp, optimizer, amp, next(loader), step, cfg, process)
-            done = step + 1
-            if step == first_step:
-                rate.restart(done)
-            record: dict[str, Any] = {}
-            if done % cfg.run.log_every == 0 or done == last_step:
-                amp.check_progress()
-                mean = process.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
-                record |= dict(zip(losses, mean)) | rate.since_last(done) | {"epoch": done / per_epoch}
-                text = "  ".join(f"{name} {value:.2f}" for name, value in zip(losses, mean))
-                journal.show(done, f"{text}  {record['clips_per_second']:.1f} clips/s  wait {record['waiting']:.0%}")
-            if done % per_epoch == 0:
-                if cfg.report == "best_val":
-                    scores, *_ = evaluate(classifier, cfg, "val", process)
-                    classifier_ddp.train()
-                    top1 = scores.get("fused", next(iter(scores.values())))["per_instance_top1"]
-                    record["val_top1"] = top1
-                    if top1 > best:
-                        best = top1
-                        save("best.pt", done)
-                    rate.restart(done)
-                if (done // per_epoch) % cfg.run.checkpoint_every == 0:
-                    save("last.pt", done)
-            if record:
-                journal.write(done, record)
-    save("last.pt", last_step)
+    with Training("fine-tuning", cfg, learner, shards, plan, process, saved) as training:
+        console.print(
+            f"fine-tuning on {plan.clips_per_epoch} clips of {len(shards.classes)} classes: {training.last_step} steps,"
+            f" {'pre-trained' if cfg.pretrained else 'from scratch'}{', linear probe' if cfg.linear_probe else ''}"
+        )
+        for step, batch in training:
+            training.report(finetune_step(learner, batch, step, cfg, process))
+            if training.epoch_ended() and cfg.report == "best_val":
+                top1 = training.evaluate(lambda: validate(learner, cfg, process))["val_top1"]
+                if top1 > learner.best:
+                    learner.best = top1
+                    training.save("best.pt")
 
     if cfg.report == "best_val":
-        classifier.load_state_dict(checkpoint.load(run_dir / "best.pt")["classifier"])
-    scores, all_logits, clip_ids, test = evaluate(classifier, cfg, cfg.eval_split, process)
+        learner.classifier.load_state_dict(checkpoint.load_on_all_ranks(run_dir / "best.pt", process)["classifier"])
+    scored = evaluate(learner.classifier, learner.classes, cfg, cfg.eval_split, process)
     if process.main:
-        write_report(run_dir, cfg.eval_split, scores, all_logits, clip_ids, test, shards.classes)
-        console.print(score_table(scores, f"{run_dir}: {cfg.eval_split}, {len(clip_ids)} clips, {cfg.report} epoch"))
+        write_report(run_dir, scored)
+        title = f"{run_dir}: {cfg.eval_split}, {len(scored.clip_ids)} clips, {cfg.report} epoch"
+        console.print(score_table(scored.scores, title))
+
+
+def validate(learner: Learner, cfg: FinetuneConfig, process: Process) -> dict[str, float]:
+    """Top-1 of the validation clips between two epochs, of both branches together where there are two."""
+    scores = evaluate(learner.classifier, learner.classes, cfg, "val", process).scores
+    learner.classifier_ddp.train()
+    return {"val_top1": scores.get("fused", next(iter(scores.values())))["per_instance_top1"]}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,23 +18,22 @@ from torch import nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
-from cclslr.config import PretrainConfig, to_dict
+from cclslr.config import PretrainConfig
 from cclslr.console import console, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
-from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.errors import UserError
 from cclslr.masking.options import require_masks
 from cclslr.models.ccl import Branches, ByModality, MemoryBanks, key_copy, momentum_update
 from cclslr.models.objective import Losses, ccl_losses
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
 from cclslr.training.distributed import Process, process_group
-from cclslr.training.journal import Journal
-from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, learning_rate, sgd
+from cclslr.training.loop import Training
+from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
 from cclslr.training.probe import knn_probe
-from cclslr.training.rate import Rate
+from cclslr.training.resume import find_saved
+from cclslr.training.statistics import Statistics
 
 
 @dataclass
@@ -46,6 +44,7 @@ class Learner:
     query_ddp: nn.Module  # the same weights, wrapped for several ranks
     key: Branches
     banks: MemoryBanks
+    statistics: Statistics  # of BatchNorm, in the query and the key path
     optimizer: torch.optim.Optimizer
     amp: Amp
 
@@ -74,11 +73,13 @@ def build_learner(cfg: PretrainConfig, process: Process) -> Learner:
         convert_conv3d_weight_memory_format(query.branch["rgb"], torch.channels_last_3d)
     key = key_copy(query)
     banks = MemoryBanks(query, cfg.model, cfg.objective.bank_size).to(process.device)
+    statistics = Statistics(query, key)
     compile_model(query, cfg.run)
     compile_model(key, cfg.run)
     query_ddp = distribute(query, process, cfg.run)
     optimizer = sgd(query.parameters(), cfg.optim, cfg.run.fused_optimizer)
-    return Learner(query, query_ddp, key, banks, optimizer, Amp(cfg.run.amp, process.device))
+    amp = Amp(cfg.run.amp, process.device, keeps_gradients(cfg.run, process.world))
+    return Learner(query, query_ddp, key, banks, statistics, optimizer, amp)
 
 
 def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig, process: Process) -> Losses:
@@ -91,6 +92,7 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
     views = {m: x for m, x in {"rgb": batch.rgb_VBTHWC, "pose": batch.pose_VBTJC}.items() if x is not None}
     slices = [slice(start, start + micro) for start in range(0, size, micro)]
     first_group = process.rank * len(slices)
+    learner.statistics.keep()
 
     # Keys, from momentum encoders; shuffled, so that BN statistics do not tell which key belongs to which query
     momentum_update(learner.key, learner.query, cfg.objective.momentum, cfg.run.fused_momentum_update)
@@ -123,7 +125,8 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
             losses = ccl_losses(f_q, g_q, f_k_part, learner.banks.f, learner.banks.g, usable_BN, cfg.objective)
             learner.amp.backward(torch.stack(list(losses.values())).sum() / len(slices))
         terms.append({name: loss.detach() for name, loss in losses.items()})
-    learner.amp.step(learner.optimizer)
+    skipped = learner.amp.step(learner.optimizer)
+    learner.statistics.take_back_if(skipped)
 
     learner.banks.enqueue(f_k_G, g_k_G, process.gather(batch.clip_ids_B))
     return {name: torch.stack([losses[name] for losses in terms]).mean() for name in terms[0]}
@@ -141,70 +144,24 @@ def train(cfg: PretrainConfig, process: Process) -> None:
     check_batch(cfg.optim, process.world)
     if cfg.optim.batch > cfg.objective.bank_size:
         raise UserError(f"objective.bank_size={cfg.objective.bank_size} is smaller than optim.batch={cfg.optim.batch}")
-    run_dir = Path(cfg.run.dir)
     shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     if "rgb" in cfg.model.modalities:
         require_masks(shards, cfg.views.mask_alpha)
     plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
+    saved = find_saved(cfg, "query", process)
     learner = build_learner(cfg, process)
 
-    first_step, source = 0, checkpoint.to_resume(run_dir, cfg.run.resume)
-    if source is not None:
-        state = checkpoint.load(source)
-        learner.load(state)
-        first_step = state["step"]
-        console.print(f"continuing {source} at step {first_step}")
-    per_epoch = plan.batches_per_epoch
-    last_step = min(cfg.optim.epochs * per_epoch, cfg.run.max_steps or 10**12)
-    console.print(
-        f"pre-training on {plan.clips_per_epoch} clips: {last_step} steps of {cfg.optim.batch}, {per_epoch} an epoch, "
-        f"{process.world} rank(s), {process.device.type}, {learner.amp.name}"
-    )
-
-    def save(name: str, step: int) -> None:
-        if process.main:
-            checkpoint.save(run_dir / name, learner.state() | {"step": step, "config": to_dict(cfg)})
-
-    loader = Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
-    journal = Journal(run_dir, active=process.main, first_step=first_step, last_step=last_step, title="pre-training")
-    rate = Rate(loader, cfg.optim.batch)
-    with loader.start(first_step), journal:
-        for step in range(first_step, last_step):
-            epoch = step / per_epoch
-            for group in learner.optimizer.param_groups:
-                group["lr"] = learning_rate(cfg.optim, epoch)
-            batch = next(loader)
-            losses = pretrain_step(learner, batch, step, at_epoch(cfg, epoch), process)
-
-            done = step + 1
-            if step == first_step:  # it held compilation and the first fill of the pipeline: not a rate
-                rate.restart(done)
-            record: dict[str, Any] = {}
-            if cfg.run.hash_stream:
-                record["stream"] = [
-                    crc for of_rank in process.gather_objects(loader.batch_hashes(batch)) for crc in of_rank
-                ]
-            if done % cfg.run.log_every == 0 or done == last_step:
-                learner.amp.check_progress()
-                mean = process.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
-                record |= {"loss": sum(mean)} | dict(zip(losses, mean)) | rate.since_last(done)
-                record |= {"epoch": done / per_epoch, "lr": learning_rate(cfg.optim, epoch)}
-                record |= {"skipped_steps": learner.amp.skipped.item(), "quarantined": loader.quarantine.count}
-                text = "  ".join(f"{name} {value:.2f}" for name, value in zip(losses, mean))
-                journal.show(done, f"{text}  {record['clips_per_second']:.1f} clips/s  wait {record['waiting']:.0%}")
-            if done % per_epoch == 0:
-                nth = done // per_epoch
-                if cfg.run.knn_every and nth % cfg.run.knn_every == 0:
-                    record |= knn_probe(learner.query, cfg, process)
-                    rate.restart(done)
-                save("last.pt", done)
-                if nth % cfg.run.checkpoint_every == 0:
-                    save(f"epoch_{nth:04d}.pt", done)
-            elif cfg.run.checkpoint_steps and done % cfg.run.checkpoint_steps == 0:
-                save("last.pt", done)
-            if record:
-                journal.write(done, record)
-    save("last.pt", last_step)
+    with Training("pre-training", cfg, learner, shards, plan, process, saved) as training:
+        console.print(
+            f"pre-training on {plan.clips_per_epoch} clips: {training.last_step} steps of {cfg.optim.batch}, "
+            f"{plan.batches_per_epoch} an epoch, {process.world} rank(s), {process.device.type}, {learner.amp.name}"
+        )
+        for step, batch in training:
+            cfg_now = at_epoch(cfg, step / plan.batches_per_epoch)
+            training.report(pretrain_step(learner, batch, step, cfg_now, process))
+            epoch = training.epoch_ended()
+            if epoch and cfg.run.knn_every and epoch % cfg.run.knn_every == 0:
+                training.evaluate(lambda: knn_probe(learner.query, cfg, process))
 
 
 def main(argv: list[str] | None = None) -> None:

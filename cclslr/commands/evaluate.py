@@ -37,9 +37,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.shards:
         cfg.data.shards = args.shards
     with process_group(cfg.run.device) as process:
-        scores, logits, clip_ids, shards = evaluate(classifier.to(process.device), cfg, args.split, process)
+        scored = evaluate(classifier.to(process.device), state["classes"], cfg, args.split, process)
         if process.main:
             folder = args.out or args.checkpoint.parent
-            write_report(folder, args.split, scores, logits, clip_ids, shards, state["classes"])
-            console.print(score_table(scores, f"{args.checkpoint} on {args.split}, {len(clip_ids)} clips"))
+            write_report(folder, scored)
+            console.print(
+                score_table(scored.scores, f"{args.checkpoint} on {args.split}, {len(scored.clip_ids)} clips")
+            )
             console.print(f"written: {folder}/{args.split}.json, {folder}/{args.split}_predictions.csv")

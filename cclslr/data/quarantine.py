@@ -25,6 +25,11 @@ class Quarantine:
         """Different clips that were found bad."""
         return len(self.reasons)
 
+    def found(self) -> dict[int, str]:
+        """The reasons by clip id, as of now."""
+        with self._lock:
+            return dict(self.reasons)
+
     def passed(self) -> None:
         """Count a clip that was read and is good."""
         with self._lock:

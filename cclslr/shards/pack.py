@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import fcntl
 import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cclslr.errors import UserError
-from cclslr.files import atomic_write, read_json, write_json
+from cclslr.files import atomic_write, hold_folder, read_json, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import FORMAT_VERSION, KEY_PATTERN, SPLITS, BadClip, Component, IndexRow, ManifestRow
@@ -275,16 +274,9 @@ def _sha256(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-@contextmanager
-def only_one(out: Path) -> Iterator[None]:
+def only_one(out: Path) -> AbstractContextManager[None]:
     """Two processes packing into one folder would undo each other's work."""
-    with open(out / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{out} is being packed by another process") from error
-        yield
-    (out / ".lock").unlink(missing_ok=True)
+    return hold_folder(out, f"{out} is being packed by another process")
 
 
 def _part_path(task: ShardTask) -> Path:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cclslr.console import report_error
 from cclslr.errors import UserError
+
+TIMEOUT = timedelta(minutes=30)  # longest wait for a rank that evaluates, packs or writes while others are ready
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # torch 2.13 renamed it
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,7 @@ class Process:
     rank: int
     world: int
     device: torch.device
+    host_group: dist.ProcessGroup | None = None  # of the ranks' CPUs: what goes there never waits for the device
 
     @property
     def main(self) -> bool:
@@ -37,7 +45,7 @@ class Process:
         if self.world == 1:
             return x_B
         x_G = x_B.new_empty((self.world * len(x_B), *x_B.shape[1:]))
-        dist.all_gather_into_tensor(x_G, x_B.contiguous())
+        _all_gather(x_G, x_B.contiguous())
         return x_G
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -45,8 +53,16 @@ class Process:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, self.host_group)
         return values
+
+    def from_main(self, make: Callable[[], Result]) -> Result:
+        """What `make` returns on rank 0, where alone it is called; picklable."""
+        if self.world == 1:
+            return make()
+        values: list[Any] = [make() if self.main else None]
+        dist.broadcast_object_list(values, 0, self.host_group)
+        return values[0]
 
     def exchange(self, x_B: Tensor, source_G: Tensor) -> Tensor:
         """Row i of the global batch becomes what was row source_G[i]; returns this rank's part of the result.
@@ -93,16 +109,28 @@ def _pick_device(wanted: str) -> torch.device:
 
 @contextmanager
 def process_group(device: str) -> Iterator[Process]:
-    """Join the process group that torchrun described, or be alone; leave it at the end."""
+    """Join the process group that torchrun described, or be alone; leave it at the end.
+
+    After an error, a process of several ends here and at once: leaving the group could wait for ever for peers that
+    wait for this one. torchrun then ends the peers.
+    """
     picked = _pick_device(device)
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
-    else:
+    if world == 1:
         # One rank computes on every core; torchrun already limits the threads of several.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+        yield Process(0, 1, picked)
+        return
+    on_gpu = picked.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=picked if on_gpu else None)
     try:
-        yield Process(int(os.environ.get("RANK", 0)), world, picked)
-    finally:
-        if world > 1:
-            dist.destroy_process_group()
+        yield Process(dist.get_rank(), world, picked, dist.new_group(backend="gloo", timeout=TIMEOUT))
+    except SystemExit:  # all ranks agreed to stop
+        dist.destroy_process_group()
+        raise
+    except BaseException as error:
+        code = report_error(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    dist.destroy_process_group()

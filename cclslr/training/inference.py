@@ -30,7 +30,8 @@ def over_clips(
 ) -> tuple[ByModality, Tensor, Tensor]:
     """Apply `forward` to the evaluation view of each clip: outputs by name, clip ids and labels, on the CPU.
 
-    Rows are in the order of the clip ids and the same on every rank. A clip that cannot be read is missing.
+    `batch` clips at a time on each rank. Rows are in the order of the clip ids and the same on every rank. A clip that
+    cannot be read is missing.
     """
     plan = Plan.for_evaluation(shards, batch)
     parts: list[tuple[ByModality, Tensor, Tensor]] = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import inspect
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +15,9 @@ from cclslr.config import OptimConfig, RunConfig
 from cclslr.errors import UserError
 from cclslr.training.distributed import Process
 
+# torch 2.13 calls it by the second name and warns of the first
+_DDP_KEYS = inspect.signature(DistributedDataParallel).parameters
+_BUFFERS_KEY = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_KEYS else "broadcast_buffers"
 AMP_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,11 +29,20 @@ def learning_rate(cfg: OptimConfig, epoch: float) -> float:
 
 
 def sgd(parameters: Iterable[nn.Parameter], cfg: OptimConfig, fused: bool = True) -> torch.optim.SGD:
-    """SGD with momentum; as one fused kernel, `Amp.step` skips a step without waiting for the device."""
+    """SGD with momentum; as one fused kernel, `Amp.step` skips a step without waiting for the device.
+
+    Momentum begins at zero instead of with the first step: the same arithmetic, but where the first step is skipped the
+    fused kernel would leave its own buffers as the memory was, and the next step would add that to the weights.
+    """
     foreach = None if fused else False
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameters, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=fused, foreach=foreach
     )
+    if cfg.momentum:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 class Amp:
@@ -38,13 +52,16 @@ class Amp:
     too, with a scale fixed at 1.
     """
 
-    def __init__(self, amp: str, device: torch.device) -> None:
+    def __init__(self, amp: str, device: torch.device, keep_gradients: bool = False) -> None:
+        """`keep_gradients`: clear gradients where they are, for who needs them to stay at their addresses."""
         if amp == "auto":
             # Not bf16 on a CPU, though 1.5 times as fast with AVX512_BF16: in 1 of 13 runs oneDNN's weight gradient of
             # a 3D convolution held numbers of 1e35 (torch 2.13), and what is random in memory cannot be repeated.
-            amp = "fp32" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            amp = "fp32" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
         self.name = amp
         self.device = device
+        self.keep_gradients = keep_gradients
         self.dtype = AMP_DTYPES[amp]
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if amp == "fp16" else 1.0)
         self.skipped = torch.zeros((), device=device)  # steps whose gradients were not finite
@@ -56,14 +73,20 @@ class Amp:
     def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step unless a gradient is not finite, adapt the scale, clear the gradients."""
+    def step(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """Step unless a gradient is not finite, adapt the scale, clear the gradients.
+
+        Returns:
+            On the device, 1.0 where the step was skipped, else 0.0.
+        """
         self.scaler.step(optimizer)
-        for found_inf in self.scaler._found_inf_per_device(optimizer).values():
-            self.skipped += found_inf
-            self.skipped_in_a_row.add_(found_inf).mul_(found_inf)
+        (found_inf,) = self.scaler._found_inf_per_device(optimizer).values()
+        skipped = found_inf.clone()
+        self.skipped += skipped
+        self.skipped_in_a_row.add_(skipped).mul_(skipped)
         self.scaler.update(None if self.name == "fp16" else 1.0)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=not self.keep_gradients)
+        return skipped
 
     def check_progress(self) -> None:
         """Give up on a run that will not recover; waits for the device, so call it where that is paid for anyway.
@@ -77,6 +100,25 @@ class Amp:
                 f"checkpoint (run.resume=PATH) with a lower optim.lr, or try run.amp=fp32 (now {self.name})"
             )
 
+    def check_end(self) -> None:
+        """Give up on the result of a run whose last steps were all skipped; waits for the device.
+
+        Raises:
+            UserError: they were.
+        """
+        if self.is_diverging():
+            raise UserError(
+                f"the gradients of the last {int(self.skipped_in_a_row.item())} steps were not finite: the run has "
+                f"diverged. Set a lower optim.lr, or try run.amp=fp32 (now {self.name})"
+            )
+
+    def is_diverging(self) -> bool:
+        """Whether so many steps in a row were skipped that it is no single bad batch; waits for the device.
+
+        fp16 skips some 16 steps until it has found its scale.
+        """
+        return self.skipped_in_a_row.item() >= (20 if self.name == "fp16" else 3)
+
 
 def compile_model(model: nn.Module, run: RunConfig) -> None:
     """Apply torch.compile in place if `run.compile` asks for it."""
@@ -84,12 +126,28 @@ def compile_model(model: nn.Module, run: RunConfig) -> None:
         model.compile(mode="reduce-overhead" if run.compile == "cuda_graphs" else "default")
 
 
+def keeps_gradients(run: RunConfig, world: int) -> bool:
+    """Whether gradients stay where they are: CUDA graphs may not own what several micro-batches add up in.
+
+    DDP's bucket views save memory only if gradients are never freed.
+    """
+    return run.compile == "cuda_graphs" or (world > 1 and run.gradient_as_bucket_view)
+
+
+def preallocate_gradients(model: nn.Module) -> None:
+    """Give every parameter that is trained a gradient of zeros, which is added to and never replaced."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
 def distribute(model: nn.Module, process: Process, run: RunConfig) -> nn.Module:
     """Wrap `model` in DDP where there are several ranks."""
     if process.world == 1:
         return model
-    # BN statistics belong to a micro-batch, so buffers are not broadcast.
-    ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=run.gradient_as_bucket_view)
+    # BN statistics belong to a micro-batch, so buffers are not sent around in a step.
+    keys: dict[str, Any] = {_BUFFERS_KEY: False, "gradient_as_bucket_view": run.gradient_as_bucket_view}
+    ddp = DistributedDataParallel(model, **keys)
     if run.gradient_compression != "none":
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 

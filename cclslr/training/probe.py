@@ -29,9 +29,9 @@ def knn_probe(query: Branches, cfg: PretrainConfig, process: Process) -> dict[st
 
     def features(split: str) -> tuple[ByModality, Tensor]:
         shards = ShardSet(cfg.data.shards, split=split)
-        amp, batch = Amp(cfg.run.amp, process.device), cfg.optim.batch
+        amp, micro = Amp(cfg.run.amp, process.device), cfg.optim.micro_batch
         g, _, labels = over_clips(
-            lambda x: query(x)[0], shards, cfg.data, cfg.views, cfg.model.modalities, batch, amp, process
+            lambda x: query(x)[0], shards, cfg.data, cfg.views, cfg.model.modalities, micro, amp, process
         )
         if len(g) > 1:
             g["fused"] = F.normalize(torch.cat(list(g.values()), dim=1), dim=1)

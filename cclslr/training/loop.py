@@ -1,0 +1,211 @@
+"""The one training loop: what pre-training and fine-tuning share is here; their programs are the step within it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cclslr.config import FinetuneConfig, PretrainConfig, to_dict
+from cclslr.console import console
+from cclslr.data.batch import Batch
+from cclslr.data.loader import Loader
+from cclslr.data.plan import Plan
+from cclslr.errors import UserError
+from cclslr.files import hold_folder
+from cclslr.models.objective import Losses
+from cclslr.shards.reader import ShardSet
+from cclslr.training import checkpoint
+from cclslr.training.distributed import Process
+from cclslr.training.interrupt import INTERRUPTED, Signals
+from cclslr.training.journal import Journal
+from cclslr.training.learner import Learner
+from cclslr.training.optimise import learning_rate
+from cclslr.training.rate import Rate
+from cclslr.training.resume import Saved
+
+
+class Training:
+    """A run: goes on where its checkpoint stands, brings batches to the step, keeps and tells what came of them.
+
+        with Training(...) as training:
+            for step, batch in training:
+                training.report(one_step(learner, batch, step))
+                if training.epoch_ended():
+                    training.evaluate(some_scores)
+
+    After each step, on all ranks alike: checkpoints by steps and by epochs, the journal, and the wish to stop that a
+    signal left behind (`cclslr.training.interrupt`). Nothing here waits for the device but what a log line or a
+    checkpoint needs.
+
+    Args:
+        title: of the run, for people.
+        cfg: of the run.
+        learner: what is trained; it takes over the state of `saved`.
+        shards, plan: the clips, and which of them when.
+        process: this one among all.
+        saved: the checkpoint that the run continues, if it does.
+
+    Attributes:
+        first_step, last_step: steps of this process, numbered over all epochs; the first one and one past the last.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        cfg: PretrainConfig | FinetuneConfig,
+        learner: Learner,
+        shards: ShardSet,
+        plan: Plan,
+        process: Process,
+        saved: Saved | None,
+    ) -> None:
+        self.title, self.cfg, self.learner, self.plan, self.process = title, cfg, learner, plan, process
+        self.run_dir = Path(cfg.run.dir)
+        self.per_epoch = plan.batches_per_epoch
+        self.last_step = min(cfg.optim.epochs * self.per_epoch, cfg.run.max_steps or 10**12)
+        self.first_step = 0
+        if saved is not None:
+            saved.hand_over(learner, cfg)
+            self.first_step = saved.step
+            console.print(f"continuing {saved.path} at step {saved.step}")
+            if self.first_step >= self.last_step:
+                console.print(f"nothing to train: the run ends at step {self.last_step} (optim.epochs, run.max_steps)")
+        self.done = self.first_step  # steps that the weights have seen
+        self._stored = self.first_step  # steps that last.pt has seen
+        self.loader = Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
+        self._record: dict[str, Any] = {}
+        self._named: set[int] = set()  # clips whose quarantine was told
+
+    def __enter__(self) -> Training:
+        with ExitStack() as stack:
+            if self.process.main:
+                busy = f"{self.run_dir} is in use by another training; set run.dir to another folder"
+                stack.enter_context(hold_folder(self.run_dir, busy))
+                checkpoint.remove_unfinished(self.run_dir)
+            self.signals = stack.enter_context(Signals(self.process))
+            self.journal = stack.enter_context(
+                Journal(
+                    self.run_dir,
+                    active=self.process.main,
+                    first_step=self.first_step,
+                    last_step=self.last_step,
+                    title=self.title,
+                )
+            )
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._open.__exit__(*exception)
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        """Each step's number and this rank's clips for it."""
+        with self.loader.start(self.first_step):
+            self.rate = Rate(self.loader, self.cfg.optim.batch)
+            for step in range(self.first_step, self.last_step):
+                for group in self.learner.optimizer.param_groups:
+                    group["lr"] = learning_rate(self.cfg.optim, step / self.per_epoch)
+                self._batch = next(self.loader)
+                yield step, self._batch
+                self._keep()
+                if (signal := self.signals.agreed()) is not None:
+                    self._stop(signal)
+        if self.done > self._stored:
+            self.save("last.pt")
+        if self.done == self.last_step:
+            self.learner.amp.check_end()
+
+    def report(self, losses: Losses) -> None:
+        """Take the loss terms of the step, means over this rank's clips; every `log_every` steps they are read."""
+        self.done += 1
+        if self.done == self.first_step + 1:  # it held compilation and the first fill of the pipeline: not a rate
+            self.rate.restart(self.done)
+        record: dict[str, Any] = {}
+        if self.cfg.run.hash_stream:
+            hashes = self.process.gather_objects(self.loader.batch_hashes(self._batch))
+            record["stream"] = [crc for of_rank in hashes for crc in of_rank]
+        if self.done % self.cfg.run.log_every == 0 or self.done == self.last_step:
+            self.learner.amp.check_progress()
+            mean = self.process.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
+            record |= {"loss": sum(mean)} | dict(zip(losses, mean)) | self.rate.since_last(self.done)
+            record["epoch"] = self.done / self.per_epoch
+            record["lr"] = self.learner.optimizer.param_groups[0]["lr"]
+            record |= {"skipped_steps": self.learner.amp.skipped.item(), "quarantined": self._quarantined()}
+            text = "  ".join(f"{name} {value:.2f}" for name, value in zip(losses, mean))
+            rate = f"{record['clips_per_second']:.1f} clips/s  wait {record['waiting']:.0%}"
+            self.journal.show(self.done, f"{text}  {rate}")
+        self._record |= record
+
+    def epoch_ended(self) -> int:
+        """The number of the epoch, from 1, that the step just reported was the last of; else 0."""
+        return 0 if self.done % self.per_epoch else self.done // self.per_epoch
+
+    def evaluate(self, score: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Scores between two steps, with what every rank knows of the data; the time they take is no training time."""
+        self.learner.statistics.average(self.process)
+        scores = score()
+        self._record |= scores
+        self.rate.restart(self.done)
+        return scores
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint into the run's folder; every rank calls it.
+
+        Nothing is written while all steps are skipped: what was written before may be the last good one.
+
+        Raises:
+            UserError: the weights are not finite, or the file cannot be written.
+        """
+        self.learner.statistics.average(self.process)
+        if self.learner.amp.is_diverging():
+            console.print(f"step {self.done}: {name} is not written, as the gradients of the last steps are not finite")
+            return
+        if name == "last.pt":
+            self._stored = self.done
+        if not self.process.main:
+            return
+        began = time.perf_counter()
+        state = self.learner.state() | {"step": self.done, "config": to_dict(self.cfg)}
+        if wrong := checkpoint.not_finite(state):
+            raise UserError(
+                f"step {self.done}: {wrong} is not finite: the run has diverged, and {name} was not written. Continue "
+                f"from an older checkpoint in {self.run_dir} (run.resume=PATH) with a lower optim.lr"
+            )
+        checkpoint.save(self.run_dir / name, state)
+        self._record["checkpoint_seconds"] = round(time.perf_counter() - began, 3)
+
+    def _keep(self) -> None:
+        """Checkpoints and journal, after a step."""
+        run, epoch = self.cfg.run, self.epoch_ended()
+        if epoch or (run.checkpoint_steps and self.done % run.checkpoint_steps == 0):
+            self.save("last.pt")
+        if epoch and epoch % run.checkpoint_every == 0:
+            self.save(f"epoch_{epoch:04d}.pt")
+        if self._record:
+            self.journal.write(self.done, self._record)
+        self._record = {}
+
+    def _stop(self, signal: str) -> None:
+        began = time.perf_counter()
+        if self.done > self._stored:
+            self.save("last.pt")
+        console.print(
+            f"{signal}: stopped after step {self.done} of {self.last_step}; {self.run_dir / 'last.pt'} holds step "
+            f"{self._stored}, written in {time.perf_counter() - began:.1f} s. The same command continues there",
+            soft_wrap=True,
+        )
+        raise SystemExit(INTERRUPTED)
+
+    def _quarantined(self) -> int:
+        """Different clips that any rank found bad since the start; those of other ranks are named here."""
+        for rank, found in enumerate(self.process.gather_objects(self.loader.quarantine.found())):
+            for clip_id in found.keys() - self._named:
+                self._named.add(clip_id)
+                if rank > 0:
+                    console.print(f"quarantined clip {clip_id} (rank {rank}): {found[clip_id]}", style="yellow")
+        return len(self._named)
