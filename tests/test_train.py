@@ -113,7 +113,7 @@ def test_banks_are_identical_on_both_ranks_and_agree_with_one(shards, undisturbe
     [
         ("optim.batch=6", "multiple of 4"),
         ("objective.bank_size=4", "smaller than optim.batch"),
-        ("views.mask_alpha=0.2", "make_masks.py"),
+        ("views.mask_alpha=0.2", "cclslr masks"),
         ("data.shards=[nowhere]", "nowhere"),
         ("run.device=cuda", "no GPU"),
     ],
