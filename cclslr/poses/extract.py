@@ -98,7 +98,7 @@ def _measure(name: str, out: Path, estimator: Estimator) -> PoseResult:
     try:
         keypoints_TKC, texts = load_keypoints(out)
     except BadClip as error:
-        raise UserError(f"{out}: {error}; remove it and run again") from error
+        raise UserError(f"{error}; remove {out} and run again") from error
     if texts.get("version") != estimator.version:
         raise UserError(
             f"{out} was made with {texts.get('version', 'another estimator')}, this run uses {estimator.version}: "
