@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from cclslr.codecs import codec_named
 from cclslr.codecs.jpeg import Jpeg
 from cclslr.commands.masks import main as command
 from cclslr.errors import UserError
-from cclslr.files import read_json
+from cclslr.files import read_json, write_json
 from cclslr.masking import rewrite
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow
@@ -31,7 +32,8 @@ from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import BadClip, ManifestRow, RawClip
-from cclslr.shards.pack import pack
+from cclslr.shards.index import read_index, write_index
+from cclslr.shards.pack import finish, pack
 from cclslr.shards.reader import ShardSet
 
 ALONE = rewrite.Process(0, 1, torch.device("cpu"))
@@ -220,6 +222,103 @@ def test_a_kill_during_the_exchange_is_made_good(
     assert len(tars(shards)) == len(tars(packed))
     assert all(rewrite._suffix(STD.recipe()) in name for name in tars(shards))
     assert not (shards / ".masks").exists()
+
+
+KILLED_EVERYWHERE = """
+import os, shutil, signal, sys
+from pathlib import Path
+import torch
+from cclslr.masking.methods import MpmOptions
+from cclslr.masking import rewrite
+from cclslr.masking.settings import MaskSettings
+from cclslr.training.distributed import Process
+
+packed, out = Path(sys.argv[1]), Path(sys.argv[2])
+CALLS = ("fsync", "replace", "unlink", "rmdir", "mkdir")  # a kill before each of them, and between any two
+
+def run(folder, moment):
+    # In a process of its own, which kills itself when it is about to make call number `moment`.
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    count = [0]
+    def dying(call):
+        def wrapped(*arguments, **options):
+            if count[0] == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count[0] += 1
+            return call(*arguments, **options)
+        return wrapped
+    for name in CALLS:
+        setattr(os, name, dying(getattr(os, name)))
+    torch.set_num_threads(1)
+    if moment is None:
+        rewrite.commit = lambda *arguments: os._exit(0)
+    rewrite.make_masks(folder, MaskSettings(MpmOptions(method="temporal_std")), 0, Process(0, 1, torch.device("cpu")))
+    os._exit(0)
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+assert run(packed, None) == 0  # all masks are made, none is in the index
+whole = Path(shutil.copytree(packed, out / "whole"))
+assert run(whole, -1) == 0
+moment = 0
+while True:
+    folder = Path(shutil.copytree(packed, out / str(moment)))
+    code = run(folder, moment)
+    if code == 0:
+        break
+    assert code == -signal.SIGKILL, code
+    assert run(folder, -1) == 0, f"stuck after a kill at {moment}"
+    for name in ("dataset.json", "index.parquet"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), (moment, name)
+    assert names(folder) == names(whole), (moment, names(folder))
+    shutil.rmtree(folder)
+    moment += 1
+print("kills:", moment)
+"""
+
+
+def test_a_commit_killed_before_any_call_that_changes_files(tmp_path: Path) -> None:
+    """Real processes, killed by SIGKILL before each fsync, rename and removal in turn; the next run makes it good."""
+    rows = [ManifestRow(f"c{i}", Square(i, 9), 0, "sign", "train", None) for i in range(4)]
+    pack(rows, tmp_path / "packed", PackOptions(size=64, crop="none", clips_per_shard=2), workers=0)
+    (tmp_path / "packed" / ".lock").unlink(missing_ok=True)
+    script = [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path / "packed"), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.rpartition("kills: ")[2]) > 15
+
+
+@pytest.mark.parametrize("where", ["index", "dataset.json", ".masks"])
+def test_names_that_lead_out_of_the_folder_are_refused(shards: Path, tmp_path: Path, where: str) -> None:
+    victim = tmp_path / "victim.tar"
+    victim.write_bytes((shards / "shard-00000.tar").read_bytes())
+    info = read_json(shards / "dataset.json")
+    if where == "index":
+        rows = read_index(shards / "index.parquet")
+        write_index(shards / "index.parquet", [dataclasses.replace(row, shard="../victim.tar") for row in rows])
+        info["index_sha256"] = hashlib.sha256((shards / "index.parquet").read_bytes()).hexdigest()
+    elif where == "dataset.json":
+        info["shards"][0]["name"] = "../victim.tar"
+    else:
+        part = {"old_name": "../victim.tar", "bytes": 0, "sha256": "", "index_sha256": "", "totals": {}}
+        write_json(shards / ".masks" / f"x{rewrite._suffix(STD.recipe())}.json", part)
+    write_json(shards / "dataset.json", info)
+    before = victim.read_bytes()
+    with pytest.raises(UserError, match=r"'\.\./victim\.tar'"):
+        make_masks(shards, STD, 0, ALONE)
+    assert victim.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"victim.tar", "set"}
+
+
+def test_a_set_without_clips_is_refused(shards: Path) -> None:
+    pack_info = read_json(shards / "dataset.json")
+    finish(shards, [], [], {"masks": None, "codec": "jpeg"})
+    assert read_json(shards / "dataset.json")["clips"] != pack_info["clips"]
+    with pytest.raises(UserError, match="holds no clip"):
+        make_masks(shards, STD, 0, ALONE)
 
 
 def test_committing_after_every_shard_changes_nothing(

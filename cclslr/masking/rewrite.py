@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from cclslr.codecs import codec_named
+from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 from cclslr.masking.methods import MpmReport
 from cclslr.masking.settings import MaskSettings, MaskTotals
 from cclslr.shards.executor import run_tasks
-from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow
+from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow, check_shard_names
 from cclslr.shards.index import INDEX_NAME, read_index, write_index
 from cclslr.shards.pack import finish, only_one
 from cclslr.shards.reader import INFO_NAME, encode_masks
@@ -119,6 +120,10 @@ def plan(folder: Path, settings: MaskSettings, recipe: str) -> list[MaskTask]:
     by_shard: dict[str, list[IndexRow]] = {}
     for row in read_index(folder / INDEX_NAME, info["index_sha256"]):
         by_shard.setdefault(row.shard, []).append(row)
+    check_shard_names(by_shard, folder / INDEX_NAME)
+    check_shard_names([entry["name"] for entry in info["shards"]], folder / INFO_NAME)
+    if not by_shard:
+        raise UserError(f"{folder} holds no clip, so there is nothing to make masks of; pack it again")
     tasks = []
     for name, rows in by_shard.items():
         if (new_name := _renamed(name, recipe)) != name:
@@ -173,6 +178,7 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
     replaced = []
     for path in parts:
         part = read_json(path)
+        check_shard_names([part["old_name"]], path)
         replaced.append(part["old_name"])
         if part["old_name"] not in order:  # a commit was killed while it cleaned up
             continue
@@ -191,7 +197,8 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
     }
     kept = {name: value for name, value in info.items() if name not in COMPUTED}
     written = folder / PARTS_NAME / "written"
-    written.mkdir(parents=True, exist_ok=True)  # an earlier commit may have been the complete one
+    shutil.rmtree(written, ignore_errors=True)  # half a pair that a killed commit left
+    written.mkdir(parents=True)  # an earlier commit may have been the complete one
     finish(written, [shards[name] for name in order], info["classes"], {**kept, "masks": masks})
     os.replace(written, folder / PARTS_NAME / READY_NAME)
     _exchange(folder)
@@ -221,7 +228,7 @@ def _exchange(folder: Path) -> None:
         for name in (INDEX_NAME, INFO_NAME):
             if (ready / name).exists():
                 os.replace(ready / name, folder / name)
-        ready.rmdir()
+        shutil.rmtree(ready)
 
 
 def _masked_clips(task: MaskTask) -> Iterator[tuple[PackedClip, bytes | None, MpmReport | None]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from cclslr.errors import BadClip
+from cclslr.errors import BadClip, UserError
 
 __all__ = [
     "FORMAT_VERSION",
     "KEY_PATTERN",
     "MASK_SIZE",
+    "SHARD_PATTERN",
     "SPLITS",
     "BadClip",
     "ClipSource",
@@ -21,11 +24,13 @@ __all__ = [
     "IndexRow",
     "ManifestRow",
     "RawClip",
+    "check_shard_names",
 ]
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
+SHARD_PATTERN = re.compile(r"[A-Za-z0-9_-]+\.tar")  # a plain name: none leads out of the data set's folder
 MASK_SIZE = 64  # masks are MASK_SIZE x MASK_SIZE whatever the frames' size
 
 
@@ -87,3 +92,10 @@ class IndexRow:
     fps: float
     components: dict[str, Component]  # by extension: mjpg | mp4, pose.npy, mask.png, json
     frame_offsets: tuple[int, ...]  # mjpg: start of each JPEG within the component, and the end; empty for mp4
+
+
+def check_shard_names(names: Iterable[str], where: str | Path) -> None:
+    """Raises UserError for a name, in the file `where`, that is no plain one: what it leads to would be overwritten."""
+    for name in names:
+        if not isinstance(name, str) or not SHARD_PATTERN.fullmatch(name):
+            raise UserError(f"{where}: {name!r} is no name of a shard; pack the data set again, or get it anew")
