@@ -10,7 +10,7 @@ from small_runs import tiny_shards
 
 from cclslr import train
 from cclslr.bench import plain, pretrain, sweep
-from cclslr.bench.machine import describe, matrix_peak
+from cclslr.bench.machine import matrix_peak
 from cclslr.commands.bench import train as bench_train
 from cclslr.config import PretrainConfig, load_config
 from cclslr.data.batch import Batch
@@ -168,11 +168,7 @@ def test_flops_of_a_clip_are_those_of_the_paper():
     assert pretrain.flops_per_clip(query, cfg)["rgb"] / 1e9 == pytest.approx(585, abs=1)
 
 
-def test_the_machine_describes_itself_and_its_peak():
-    about = describe()
-    json.dumps(about)
-    assert about["cores"] >= 1
-    assert about["versions"]["torch"] == torch.__version__.split("+")[0] or about["versions"]["torch"]
+def test_the_peak_of_the_machine():
     assert 1e8 < matrix_peak(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14
 
 

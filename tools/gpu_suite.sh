@@ -103,7 +103,7 @@ step() {
 
 section environment 60 "$PYTHON" -c "
 import json, sys
-from cclslr.bench.machine import describe
+from cclslr.environment import describe
 about = describe()
 json.dump(about, open(sys.argv[1], 'w'))
 print(about)

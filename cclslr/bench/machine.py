@@ -1,71 +1,12 @@
-"""What a measurement was taken on: hardware, versions, and the peak that utilisation is measured against."""
+"""What a device can do at best, which utilisation is measured against, and what a process has taken of it."""
 
 from __future__ import annotations
 
-import ctypes
-import importlib.metadata
-import os
-import platform
 import resource
-import shutil
-import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
-
-PACKAGES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "numba", "av", "pillow", "ffcv")
-
-
-def describe() -> dict[str, Any]:
-    """Hardware and versions, ready for JSON."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "gpu_memory_gb": [
-            round(torch.cuda.get_device_properties(i).total_memory / 1e9, 1) for i in range(torch.cuda.device_count())
-        ],
-        "driver": _driver(),
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
-        "nvdec": _has_library("libnvcuvid.so.1"),
-        "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _driver() -> str | None:
-    if not shutil.which("nvidia-smi"):
-        return None
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    return answer.stdout.splitlines()[0] if answer.returncode == 0 and answer.stdout else None
-
-
-def _has_library(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:

@@ -80,6 +80,13 @@ class RgbBackend(Protocol):
         ...
 
 
+def backend_name(cfg: DataConfig, views: ViewConfig, device: str) -> str:
+    """What `data.backend=auto` is, where RGB is decoded on `device` (cpu or gpu)."""
+    if cfg.backend != "auto":
+        return cfg.backend
+    return "numba" if device == "cpu" and cfg.decode != "dali" and views.size % 4 == 0 else "dali"
+
+
 def make_backend(
     cfg: DataConfig, views: ViewConfig, codec: Codec, clips: int, num_views: int, process: Process
 ) -> RgbBackend:
@@ -96,10 +103,7 @@ def make_backend(
     `auto` is DALI on a GPU, and the fused numba path on a CPU.
     """
     device = cfg.device if cfg.device != "auto" else "gpu" if process.device.type == "cuda" else "cpu"
-    name = cfg.backend
-    if name == "auto":
-        name = "numba" if device == "cpu" and cfg.decode != "dali" and views.size % 4 == 0 else "dali"
-    if name in ("numba", "ffcv"):  # FFCV reads, numba renders
+    if backend_name(cfg, views, device) in ("numba", "ffcv"):  # FFCV reads, numba renders
         from cclslr.data.rgb_numba import NumbaBackend  # compiled when it is imported first
 
         return NumbaBackend(

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from cclslr.bench.machine import describe
 from cclslr.cli import command_parser
 from cclslr.codecs import codecs
 from cclslr.codecs.video import VideoCodec
@@ -25,6 +24,7 @@ from cclslr.config import ViewConfig
 from cclslr.console import console, progress_bar
 from cclslr.data.views import draw_views
 from cclslr.datasets.base import VideoFile
+from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.crop import crop_and_resize
@@ -131,4 +131,4 @@ def main(argv: list[str] | None = None) -> None:
         )
     console.print(table)
     if args.json is not None:
-        write_json(args.json, {"machine": describe(), "codec": args.codec, "clips": len(clips), "settings": rows})
+        write_json(args.json, {"environment": describe(), "codec": args.codec, "clips": len(clips), "settings": rows})

@@ -24,7 +24,6 @@ import torch
 from rich.table import Table
 
 from cclslr.bench.jobs import Setup
-from cclslr.bench.machine import describe
 from cclslr.bench.peers import PEERS
 from cclslr.bench.process import LoaderFailed, LoaderProcess, Measurement, drop_from_cache
 from cclslr.cli import command_parser
@@ -32,6 +31,7 @@ from cclslr.config import DataConfig, PretrainConfig, load_config, to_dict
 from cclslr.console import console, progress_bar
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet

@@ -17,9 +17,10 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from cclslr.bench.machine import describe, matrix_peak, synchronize
+from cclslr.bench.machine import matrix_peak, synchronize
 from cclslr.cli import command_parser
 from cclslr.console import console
+from cclslr.environment import describe
 from cclslr.files import write_json
 from cclslr.masking.architecture import PRESETS, SIZES, flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow
@@ -206,7 +207,7 @@ def main(argv: list[str] | None = None) -> None:
             "frames": args.frames,
             "rounds": args.rounds,
             "threads": args.threads,
-            "machine": describe(),
+            "environment": describe(),
             "costs": [dataclasses.asdict(cost) for cost in costs],
             **facts,
         },

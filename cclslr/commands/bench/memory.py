@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cclslr.bench.machine import describe
 from cclslr.bench.memory import SURE, growth, heap_bytes, within_swing
 from cclslr.bench.pretrain import open_loader
 from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config, to_dict
 from cclslr.console import console, progress_bar
+from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet

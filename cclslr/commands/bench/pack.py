@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import multiprocessing
 import os
-import platform
 import resource
 import shutil
 import signal
@@ -34,6 +33,7 @@ from cclslr.cli import command_parser
 from cclslr.codecs import codec_named, codecs
 from cclslr.console import console
 from cclslr.datasets.synthetic import SynthOptions, manifest
+from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.crop import crop_and_resize
@@ -201,8 +201,9 @@ def main(argv: list[str] | None = None) -> int:
     hashes = {result["content_hash"] for result in results.values() if "content_hash" in result}
     if args.out:
         settings = {name: getattr(args, name) for name in ("clips", "size", "frames", "codec", "clips_per_shard")}
-        machine = {"cores": os.cpu_count(), "python": platform.python_version()}
-        write_json(args.out, {**settings, **machine, "same_content": len(hashes) <= 1, "results": results})
+        write_json(
+            args.out, {**settings, "environment": describe(), "same_content": len(hashes) <= 1, "results": results}
+        )
     if len(hashes) > 1:
         console.print("the content hashes differ", style="bold red")
     return int(len(hashes) > 1)

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cclslr.bench.machine import describe
 from cclslr.cli import command_parser
 from cclslr.config import ViewConfig
 from cclslr.console import console
 from cclslr.data.batch import ViewParams
 from cclslr.data.pose import pose_views
 from cclslr.data.views import draw_views
+from cclslr.environment import describe
 from cclslr.files import write_json
 from cclslr.keypoints import CONFIDENT, FLIP, NUM_JOINTS, SELECTED, SLICES
 
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
             args.out,
             {
                 "command": " ".join(["cclslr bench pose", *(sys.argv[1:] if argv is None else argv)]),
-                "machine": describe(),
+                "environment": describe(),
                 "threads": 1,
                 "clock": "thread_time",
                 "clips": args.clips,

@@ -28,7 +28,6 @@ import av
 import numpy as np
 from rich.table import Table
 
-from cclslr.bench.machine import describe
 from cclslr.cli import command_parser
 from cclslr.config import ViewConfig
 from cclslr.console import console
@@ -38,6 +37,7 @@ from cclslr.data.batch import ViewParams
 from cclslr.data.planes import Planes, decode_planes
 from cclslr.data.pose import pose_views
 from cclslr.data.views import draw_views
+from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ClipData, ShardSet
@@ -150,4 +150,4 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is not None:
         medians = {name: statistics.median(values) for name, values in times.items()}
         settings = {"shards": args.shards, "codec": clips.encoded[0].codec.name, "clips": len(clips.encoded)}
-        write_json(args.out, {"machine": describe(), **settings, "median_ms": medians, "ms": times})
+        write_json(args.out, {"environment": describe(), **settings, "median_ms": medians, "ms": times})

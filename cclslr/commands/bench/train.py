@@ -28,11 +28,12 @@ from rich.table import Table
 
 from cclslr import train
 from cclslr.bench import pretrain, sweep
-from cclslr.bench.machine import describe, matrix_peak, peak_memory
+from cclslr.bench.machine import matrix_peak, peak_memory
 from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config, to_dict
 from cclslr.console import console
 from cclslr.data.batch import Batch
+from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 from cclslr.training.distributed import Process, process_group

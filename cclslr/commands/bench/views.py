@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from cclslr.bench.machine import describe
 from cclslr.bench.pretrain import open_loader
 from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config
 from cclslr.console import console, progress_bar
+from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.training.distributed import process_group

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import platform
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rich.table import Table
 from cclslr.cli import command_parser
 from cclslr.console import console, progress_bar
 from cclslr.datasets.synthetic import SynthClip, SynthOptions, manifest, moving_region
+from cclslr.environment import describe
 from cclslr.files import write_json
 from cclslr.masking.flow import Flow, load_flow
 from cclslr.masking.methods import CHOICES, MpmOptions, methods, motion_mask
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
             "clips": len(clips),
             "seconds": time.perf_counter() - started,
             "torch": torch.__version__,
-            "machine": platform.processor() or platform.machine(),
+            "environment": describe(),
             "flows": {
                 path.stem: {
                     "config": dataclasses.asdict(flows[path.stem].config),

@@ -7,7 +7,6 @@ modality sees once the coarse movement is known.
 
 from __future__ import annotations
 
-import platform
 import time
 import warnings
 from pathlib import Path
@@ -25,6 +24,7 @@ from cclslr.cli import command_parser
 from cclslr.console import console, progress_bar
 from cclslr.datasets.synthetic import SynthClip, SynthOptions, manifest
 from cclslr.datasets.synthetic.signs import CUES
+from cclslr.environment import describe
 from cclslr.files import write_json
 from cclslr.keypoints import NOSE_TIP, SLICES, select
 
@@ -131,8 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         {
             "command": f"cclslr study synthsign --out {args.out} --labels {' '.join(map(str, args.labels))}"
             f" --draws {args.draws} --seed {args.seed}",
-            "python": platform.python_version(),
-            "processor": platform.machine(),
+            "environment": describe(),
             "test_clips": int((~train).sum()),
             "render_clips_per_core_second": round(len(rows) / seconds, 1),
             "results": results,
