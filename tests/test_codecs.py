@@ -69,7 +69,7 @@ ENCODE = """
 import hashlib, sys
 import numpy as np
 from cclslr.codecs import codec_named
-for size in (96, 224):
+for size in (64, 96, 224):
     rng = np.random.default_rng(size)
     frames = rng.integers(0, 256, (1, size, size, 3)).repeat(12, 0)
     for t in range(12):

@@ -76,6 +76,20 @@ def test_frames_are_the_same_when_others_are_not_decoded(codec: str, wanted: lis
     )
 
 
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_new_decoder_gives_every_frame_that_is_wanted(codec: str, warm: bool) -> None:
+    """dav1d reads what it is to skip when it opens, and never again: decoders that are kept hide what it then loses."""
+    rng = np.random.default_rng(0)
+    for draw in range(200):
+        wanted = sorted(rng.choice(23, size=rng.integers(1, 23), replace=False).tolist())
+        if not warm:
+            video._kept.decoders.clear()
+        frames = dict(codec_named(codec).rgb(CLIPS[codec], (), wanted))
+        assert list(frames) == wanted, f"draw {draw}"
+        np.testing.assert_array_equal(np.stack(list(frames.values())), EVERY_FRAME[codec][wanted])
+
+
 PREDECESSORS = {(codec, size): encoded(codec, frames=9, size=size, seed=1) for codec in CODECS for size in (64, 96)}
 
 

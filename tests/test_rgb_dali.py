@@ -153,6 +153,27 @@ def test_no_decoder_on_the_cpu(codec: str) -> None:
         _backend(codec, decode="dali")
 
 
+@pytest.mark.parametrize("codec", codecs())
+def test_the_table_says_what_dali_decodes_on_a_cpu(codec: str) -> None:
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
+    def graph():
+        decode = fn.decoders.image if codec_named(codec).alone else fn.decoders.video
+        return decode(fn.external_source(name="video", no_copy=True), device="cpu")
+
+    clip = _clips(codec)[0]
+    data = clip.video[: clip.frame_offsets[1]] if clip.frame_offsets else clip.video
+    pipeline = graph()
+    pipeline.build()
+    pipeline.feed_input("video", [np.frombuffer(data, np.uint8)])
+    if codec_named(codec).dali_cpu:
+        pipeline.run()
+    else:
+        with pytest.raises(RuntimeError, match="Failed to create video decoder"):
+            pipeline.run()
+
+
 def test_on_a_gpu() -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

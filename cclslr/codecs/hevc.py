@@ -11,8 +11,11 @@ from cclslr.codecs.video import GOP, VideoCodec
 class Hevc(VideoCodec):
     """See `VideoCodec`."""
 
-    def options(self, num_frames: int, quality: int | None) -> dict[str, str]:
-        options = super().options(num_frames, quality)
+    def options(self, shape: tuple[int, ...], quality: int | None) -> dict[str, str]:
+        options = super().options(shape, quality)
+        num_frames, height, width, _ = shape
+        if max(height, width) <= 64:  # a picture of one coding tree unit: the bytes vary with memory that nobody wrote
+            options["x265-params"] += ":ctu=32"
         if num_frames == 1:  # x265 would read the type of a next frame, which nobody wrote
             options["x265-params"] += ":bframes=0"
         return options

@@ -38,18 +38,18 @@ class VideoCodec(Codec):
     skips: bool  # the decoder can be told before any packet to pass over a frame that no other is made from
     trials: tuple[str, ...] = ()  # other settings that `cclslr bench encoder` compares with
 
-    def options(self, num_frames: int, quality: int | None) -> dict[str, str]:
-        """The encoder's options for a clip."""
+    def options(self, shape: tuple[int, ...], quality: int | None) -> dict[str, str]:
+        """The encoder's options for a clip of that shape (T, H, W, 3)."""
         crf = self.quality if quality is None else quality
         return {"flags": "+bitexact", "crf": str(crf), **self.settings}  # bitexact: no dates, no versions
 
     def encode(self, frames_THWC: np.ndarray, fps: float, quality: int | None = None) -> tuple[bytes, list[int]]:
-        num_frames, height, width, _ = frames_THWC.shape
+        _, height, width, _ = frames_THWC.shape
         self.check_size(height, width)
         rate = Fraction(fps).limit_denominator(1001)
         file = io.BytesIO()
         with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream(self.encoder, rate=rate, options=self.options(num_frames, quality))
+            stream = container.add_stream(self.encoder, rate=rate, options=self.options(frames_THWC.shape, quality))
             assert isinstance(stream, VideoStream)
             context = stream.codec_context
             context.width, context.height, context.pix_fmt = width, height, "yuv420p"
