@@ -16,7 +16,7 @@ from cclslr.errors import UserError
 from cclslr.models.ccl import ByModality
 from cclslr.models.classifier import from_checkpoint, fuse
 from cclslr.shards.format import ManifestRow
-from cclslr.shards.pack import PackOptions, pack
+from cclslr.shards.pack import NothingPacked, PackOptions, pack
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.distributed import process_group
@@ -43,9 +43,10 @@ def predict(
             np.save(pose, estimate(video, estimator))
         row = ManifestRow("clip", VideoFile(str(video), str(pose) if pose else None), None, None, "test", None)
         options = PackOptions(**state["packing"], allow_unlabelled=True)
-        report = pack([row], Path(folder) / "shards", options, classes=state["classes"])
-        if report.rejected:
-            raise UserError(f"{video}: {report.rejected[0].reason}")
+        try:
+            pack([row], Path(folder) / "shards", options, classes=state["classes"])
+        except NothingPacked as error:
+            raise UserError(f"{video}: {error.rejected[0].reason}") from error
         shards = ShardSet([str(Path(folder) / "shards")])
         logits, _, _ = over_clips(
             lambda views: fuse(classifier.to(alone.device)(views)),

@@ -552,7 +552,7 @@ def test_the_clips_of_a_data_set_are_found_again_by_its_importer(
     row = {"label": 0, "url": "https://youtu.be/ri3NrdgfAtE", "fps": 25.0, "box": [0, 0, 1, 1], "start": 0, "end": 1}
     rows = [row | {"start_time": 0.0, "end_time": 1.0}, row | {"start_time": 1.0, "end_time": 1.4}]
     (tmp_path / "MSASL_train.json").write_text(json.dumps(rows))
-    write_video(tmp_path / "videos" / "ri3NrdgfAtE.mp4", 50)
+    write_video(tmp_path / "videos" / "ri3NrdgfAtE.mp4", 50, size=(320, 240))
     data_set = ["--annotations", tmp_path, "--videos", tmp_path / "videos"]
     assert run(tool, monkeypatch, "--dataset", "msasl", *data_set, "--out", tmp_path / "poses") == 0
     assert sorted(path.name for path in (tmp_path / "poses").glob("*.npz")) == ["train_00000.npz", "train_00001.npz"]

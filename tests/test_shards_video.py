@@ -136,7 +136,7 @@ def test_audio_without_video_is_a_bad_clip(tmp_path: Path) -> None:
 
 
 def keypoint_file(path: Path, num_frames: int, **texts: str) -> np.ndarray:
-    keypoints = np.random.default_rng(1).random((num_frames, 133, 3)).astype(np.float32)
+    keypoints = np.random.default_rng(1).random((num_frames, 133, 3)).astype(np.float32) * np.float32((64, 48, 1))
     np.savez(path, keypoints=keypoints, **texts)
     return keypoints
 

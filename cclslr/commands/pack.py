@@ -22,11 +22,12 @@ from cclslr.files import atomic_write, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.crop import CROPS
 from cclslr.shards.format import BadClip
-from cclslr.shards.pack import REJECTED_NAME, Rejected, pack
+from cclslr.shards.pack import NothingPacked, pack
+from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
 
 GROUP, PLACE = "data", 2
 
-MISSING_NAME = "missing.txt"
+MISSING_NAME, DUPLICATES_NAME = "missing.txt", "duplicates.txt"
 
 EXAMPLES = """\
 examples:
@@ -103,33 +104,57 @@ def main(argv: list[str] | None = None) -> int:
     show_report(args.importer, found, estimate)
     if args.report:
         write_json(args.report, {**found.report.to_json(), **estimate})
-    if found.report.missing:
-        path = Path(args.out) / MISSING_NAME
-        with atomic_write(path, "w") as file:
-            file.writelines(f"{name}\n" for name in sorted(set(found.report.missing)))
-        console.print(f"missing files are listed in {path}")
+    for what, name, lines in (
+        ("missing files", MISSING_NAME, sorted(set(found.report.missing))),
+        ("duplicates", DUPLICATES_NAME, found.report.duplicates),
+    ):
+        if lines:
+            path = Path(args.out) / name
+            with atomic_write(path, "w") as file:
+                file.writelines(f"{line}\n" for line in lines)
+            console.print(f"{what} are listed in {path}", soft_wrap=True)
+    refused = [Rejected("", reason, args.importer) for reason in found.report.rejected]
     if args.dry_run:
+        show_rejected(refused)
         return 0
     if not found.rows:
+        show_rejected(refused)
         raise UserError("no clip to pack; see the report above")
-    result = pack(
-        found.rows,
-        args.out,
-        options,
-        classes=found.classes,
-        workers=args.workers,
-        scheduler=args.scheduler,
-        settings={"importer": args.importer, "conventions": found.report.conventions},
-        rejected=[Rejected("", reason, args.importer) for reason in found.report.rejected],
-    )
+    try:
+        result = pack(
+            found.rows,
+            args.out,
+            options,
+            classes=found.classes,
+            workers=args.workers,
+            scheduler=args.scheduler,
+            settings={"importer": args.importer, "conventions": found.report.conventions},
+            rejected=refused,
+        )
+    except NothingPacked as error:
+        show_rejected(error.rejected)
+        raise
     if result.shards_reused:
         console.print(f"{result.shards_reused} shards were already there")
     rejected = len(result.rejected)
     if args.masks:
         add_masks(args.out, args.workers, args.scheduler)
+    if result.without_keypoints:
+        console.print(
+            f"{result.without_keypoints:,} clips have no keypoints; training with pose refuses them (cclslr poses makes"
+            " keypoints, model.modalities=[rgb] does without)",
+            style="yellow", soft_wrap=True,
+        )  # fmt: skip
+    show_rejected(result.rejected)
     reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
     return 1 if rejected else 0
+
+
+def show_rejected(rejected: list[Rejected]) -> None:
+    """Print why clips were rejected, with what to do."""
+    for line in in_lines(rejected):
+        console.print(line, soft_wrap=True)
 
 
 def add_masks(out: str, workers: int, scheduler: str | None) -> None:
@@ -183,7 +208,22 @@ def show_report(importer: str, found: Import, estimate: dict[str, int | None]) -
         table.add_row(name, convention)
     size, seconds = estimate["estimated_bytes"], estimate["estimated_seconds"]
     if size is not None and seconds is not None:
-        table.add_row("estimated size, time", f"{size / 1e9:.2f} GB, {seconds / 60:.0f} min")
+        table.add_row("estimated size, time", f"{human_bytes(size)}, {human_seconds(seconds)}")
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
+
+
+def human_bytes(count: float) -> str:
+    """A size as people say it: 820 kB, 3.4 GB."""
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    power = min(len(units) - 1, max(0, len(str(int(count))) - 1) // 3)
+    value = count / 1000**power
+    return f"{value:.0f} {units[power]}" if power == 0 or value >= 100 else f"{value:.1f} {units[power]}"
+
+
+def human_seconds(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

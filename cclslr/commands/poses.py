@@ -25,6 +25,7 @@ from cclslr.poses.base import DEFAULT, EstimatorOptions, backends, complete
 from cclslr.poses.extract import ALL_PARTS, PARTS, PoseResult, PoseTask, compare_folders, run_task, summarise, weakest
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import ClipSource
+from cclslr.shards.rejections import Rejected, in_lines
 
 GROUP, PLACE = "data", 1
 
@@ -126,6 +127,8 @@ def _import(importer: Importer, args: argparse.Namespace) -> list[tuple[str, Cli
     found = importer.load(args)
     rows, missing = found.report.rows, len(found.report.missing)
     console.print(f"{importer.name}: {rows:,} clips in the list, {len(found.rows):,} found, {missing:,} files missing")
+    for line in in_lines([Rejected("", reason, importer.name) for reason in found.report.rejected]):
+        console.print(line, soft_wrap=True)
     return [(row.key, row.source) for row in found.rows]
 
 

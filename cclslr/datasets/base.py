@@ -112,7 +112,7 @@ class VideoFile:
         """
         # Imported where they work: importers decode nothing.
         from cclslr.shards.decode import decode_file
-        from cclslr.shards.keypoint_file import load_keypoints
+        from cclslr.shards.keypoint_file import check_pixels, load_keypoints
 
         keypoints_TKC, texts = (None, {}) if self.pose is None else load_keypoints(self.pose)
         if self.path is not None:
@@ -128,6 +128,9 @@ class VideoFile:
             clip = RawClip(None, None, self.fps, meta)
         else:
             raise BadClip("neither video nor pose")
+        if keypoints_TKC is not None:
+            size = None if clip.frames_THWC is None else (clip.frames_THWC.shape[2], clip.frames_THWC.shape[1])
+            check_pixels(keypoints_TKC, size)
         clip.keypoints_TKC = keypoints_TKC
         if texts:
             clip.meta["pose"] = texts

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections import Counter
 from pathlib import Path
+from unicodedata import normalize
 
 from cclslr.datasets.base import Import, Importer, VideoFile
-from cclslr.datasets.folder import add_split_arguments, split_of
-from cclslr.datasets.lists import Ledger, clean_key, read_lines
+from cclslr.datasets.folder import SPLIT_NAMES, add_split_arguments, note_wants, split_of
+from cclslr.datasets.lists import Ledger, clean_key, numbered_lines
 from cclslr.errors import UserError
-from cclslr.shards.format import SPLITS, ManifestRow
+from cclslr.shards.format import KEY_PATTERN, SPLITS, ManifestRow
 
 COLUMNS = (
     "key", "video", "pose", "label", "gloss", "split", "signer", "start_frame", "end_frame", "start_seconds",
@@ -36,8 +38,13 @@ def load(args: argparse.Namespace) -> Import:
         UserError: no such file, or a header that is none of this table.
     """
     path = Path(args.source)
+    lines = numbered_lines(path)
+    reader = csv.reader([line for _, line in lines], strict=True)
     try:
-        table = list(csv.reader(read_lines(path), strict=True))
+        table = list(reader)
+        # A row may go over several lines; it is called by its last.
+        reader = csv.reader([line for _, line in lines], strict=True)
+        numbers = [lines[reader.line_num - 1][0] for _ in reader]
     except csv.Error as error:
         raise UserError(f"{path}: no CSV ({error})") from error
     if not table:
@@ -47,7 +54,8 @@ def load(args: argparse.Namespace) -> Import:
     if unknown or len(set(header)) != len(header) or not {"video", "pose"} & set(header):
         raise UserError(f"{path}: the header is {header}; known columns are {', '.join(COLUMNS)}, each once")
     ledger = Ledger()
-    rows = [dict(zip(header, (cell.strip() for cell in cells))) for cells in table[1:]]
+    rows = [dict(zip(header, (normalize("NFC", cell.strip()) if name in ("label", "gloss") else cell.strip()
+                              for name, cell in zip(header, cells)))) for cells in table[1:]]  # fmt: skip
     words = {row.get("label", "") for row in rows} - {""}
     numbered = all(word.isascii() and word.isdecimal() and len(word) < 8 for word in words)
     if numbered:
@@ -60,7 +68,9 @@ def load(args: argparse.Namespace) -> Import:
         classes = sorted(words)
     ledger.conventions["labels"] = "numbers" if numbered else "words, numbered in alphabetical order"
     labels = {str(label) if numbered else gloss: label for label, gloss in enumerate(classes)}
-    for number, (cells, row) in enumerate(zip(table[1:], rows, strict=True), start=2):
+    again: list[str] = []  # rows that say the clip of another row, under another key
+    clips_seen: dict[str, tuple[str, ManifestRow]] = {}
+    for number, cells, row in zip(numbers[1:], table[1:], rows, strict=True):
         where = f"{path.name} row {number}"
         if len(cells) != len(header):
             ledger.reject(where, f"{len(cells)} cells, the header has {len(header)}")
@@ -70,8 +80,12 @@ def load(args: argparse.Namespace) -> Import:
         except ValueError as error:
             ledger.reject(where, str(error))
             continue
-        if ledger.repeats(clip.key, where):
+        if ledger.repeats(clip.key, where, clip.label, clip.split):
             continue
+        first, twin = clips_seen.setdefault(repr(clip.source), (where, clip))
+        if twin is not clip:
+            differs = ["label"] * (clip.label != twin.label) + ["split"] * (clip.split != twin.split)
+            again.append(f"{where} is {first}{' with another ' + ' and '.join(differs) if differs else ''}")
         ledger.splits[clip.split] += 1
         if clip.label is not None and clip.split == "test":
             ledger.test_labels.add(clip.label)
@@ -81,6 +95,12 @@ def load(args: argparse.Namespace) -> Import:
             ledger.missing.append(gone[0])
         else:
             ledger.rows.append(clip)
+    if again:
+        ledger.notes.append(f"{len(again)} clips are in the table under two keys: {'; '.join(again[:3])}")
+    if len(set(classes)) < len(classes):
+        twice = sorted(gloss for gloss, count in Counter(classes).items() if count > 1)
+        ledger.notes.append(f"{len(twice)} glosses are those of several labels: {', '.join(twice[:5])}")
+    note_wants(ledger, "or fill in the column split")
     return ledger.finish(len(rows), classes)
 
 
@@ -100,11 +120,14 @@ def _clip(
     key = row.get("key") or clean_key(
         str(Path(video or pose or "").with_suffix("")) + (f"_{span[0]}_{span[1]}" if span else "")
     )
+    if not KEY_PATTERN.fullmatch(key):
+        raise UserError(f"the key is {key!r}; use letters, digits, _ and -")
     word = row.get("label") or None
     if word is not None and numbered:
         word = str(int(word))
     label = None if word is None else labels[word]
     split = row.get("split") or split_of(key, args)
+    split = SPLIT_NAMES.get(split.casefold(), split)
     if split not in SPLITS:
         raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     fps = _number(row, "fps", float)

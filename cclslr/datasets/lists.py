@@ -156,12 +156,19 @@ class Ledger:
         depth = sum(path.stem.endswith("_depth") for path in files.paths)
         if depth:
             self.notes.append(f"{depth:,} depth videos beside the colour ones are ignored")
+        self.note_skipped(files)
+        self.note_repeated(files)
+
+    def note_skipped(self, files: Files) -> None:
+        """Note what a walk passed over."""
+        if files.others:
+            kinds = ", ".join(f"{suffix or 'no ending'} ({count:,})" for suffix, count in files.others.most_common(6))
+            self.notes.append(f"{files.others.total():,} files of other kinds are not taken: {kinds}")
         if files.skipped:
             self.notes.append(
                 f"{len(files.skipped):,} hidden or system files and folders, or links that lead back, are passed over,"
                 f" e.g. {files.skipped[0]}"
             )
-        self.note_repeated(files)
 
     def note_repeated(self, files: Files | None) -> None:
         """Note that a bare name stands for several files: cut and uncut copies in one folder, say."""

@@ -65,7 +65,7 @@ class FrameFolder:
         """
         # Imported where they work: importers decode nothing.
         from cclslr.shards.foreign import check_size, reading
-        from cclslr.shards.keypoint_file import load_keypoints
+        from cclslr.shards.keypoint_file import check_pixels, load_keypoints
 
         matches = ((_FRAME.fullmatch(path.name), path) for path in Path(self.path).iterdir())
         numbers = {int(match[1]): path for match, path in matches if match}
@@ -89,6 +89,7 @@ class FrameFolder:
             clip.keypoints_TKC, texts = load_keypoints(self.pose)
             if len(clip.keypoints_TKC) != len(frames):
                 raise BadClip(f"the pose has {len(clip.keypoints_TKC)} frames, the folder {len(frames)}")
+            check_pixels(clip.keypoints_TKC, (frames[0].shape[1], frames[0].shape[0]))
             if texts:
                 clip.meta["pose"] = texts
         return clip

@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from cclslr.keypoints import NUM_WHOLEBODY
+from cclslr.keypoints import CONFIDENT, NUM_WHOLEBODY
 from cclslr.shards.foreign import MAX_KEYPOINT_BYTES, reading
 from cclslr.shards.format import BadClip
 
@@ -48,6 +48,32 @@ def load_keypoints(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
         if not np.isfinite(keypoints_TKC).all(axis=-1).any():
             raise BadClip("no keypoint has finite numbers")
         return keypoints_TKC, texts
+
+
+def check_pixels(keypoints_TKC: np.ndarray, frame_size: tuple[int, int] | None) -> None:
+    """Raises BadClip where keypoints are plainly no pixels of these frames, or confidences not from 0 to 1.
+
+    Args:
+        frame_size: width and height of the frames, where there are any.
+    """
+    found_TK = np.isfinite(keypoints_TKC).all(axis=-1) & (keypoints_TKC[..., 2] > 0)
+    if not found_TK.any():
+        return
+    middle = float(np.median(keypoints_TKC[found_TK][:, 2]))
+    if middle > 2:  # SimCC's scores go a little beyond 1
+        raise BadClip(f"the keypoints' confidences are about {middle:.0f}, expected 0 to 1")
+    xy_N2 = keypoints_TKC[found_TK & (keypoints_TKC[..., 2] > CONFIDENT)][:, :2]
+    if not len(xy_N2):
+        return
+    if np.abs(xy_N2).max() <= 2 and np.ptp(xy_N2, axis=0).max() > 0:
+        raise BadClip(f"the keypoints lie between {xy_N2.min():.2f} and {xy_N2.max():.2f}: fractions, not pixels")
+    if frame_size is not None:
+        outside_N = ((xy_N2 < 0) | (xy_N2 > frame_size)).any(axis=1)
+        if outside_N.mean() > 0.5:
+            raise BadClip(
+                f"{100 * outside_N.mean():.0f} % of the keypoints lie outside the frames of {frame_size[0]}x"
+                f"{frame_size[1]}: they belong to another file or resolution"
+            )
 
 
 def _from_archive(archive: zipfile.ZipFile) -> tuple[np.ndarray, dict[str, str]]:

@@ -6,7 +6,6 @@ task of one worker, and counts as done once its part of the index is there.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -18,29 +17,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cclslr.console import console
 from cclslr.errors import UserError
-from cclslr.files import atomic_write, hold_folder, read_json, write_json
+from cclslr.files import hold_folder, read_json, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.executor import run_tasks
-from cclslr.shards.format import FORMAT_VERSION, KEY_PATTERN, SPLITS, BadClip, Component, IndexRow, ManifestRow
-from cclslr.shards.index import INDEX_NAME, write_index
+from cclslr.shards.format import (
+    FORMAT_VERSION,
+    KEY_PATTERN,
+    SPLITS,
+    BadClip,
+    Component,
+    IndexRow,
+    ManifestRow,
+    check_shard_names,
+)
+from cclslr.shards.index import INDEX_NAME, read_index, write_index
 from cclslr.shards.reader import INFO_NAME
+from cclslr.shards.rejections import REJECTED_NAME, Rejected, read_rejected, write_rejected
 from cclslr.shards.writer import MAX_NAME, ShardFile, open_shard
 
-__all__ = ["PackOptions", "PackReport", "Rejected", "finish", "pack", "read_rejected"]
+__all__ = ["NothingPacked", "PackOptions", "PackReport", "Rejected", "finish", "pack", "read_rejected"]
 
-REJECTED_NAME = "rejected.csv"
 PARTS_NAME = ".parts"  # one JSON a finished shard, while packing is under way
 MAX_KEY = MAX_NAME - len(".pose.npy")  # the longest component
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A clip that is not in the shards, and why."""
+class NothingPacked(UserError):
+    """Not one clip is good."""
 
-    key: str
-    reason: str
-    source: str
+    def __init__(self, out: Path, rejected: list[Rejected]) -> None:
+        reason = f"{len(rejected)} rejected, e.g. {rejected[0].reason}" if rejected else "there is none"
+        super().__init__(f"no clip to pack: {reason}; see {out / REJECTED_NAME}")
+        self.rejected = rejected
 
 
 @dataclass
@@ -51,6 +60,8 @@ class PackReport:
     rejected: list[Rejected]
     info: dict[str, Any]  # dataset.json
     shards_reused: int = 0  # found complete from an earlier run
+    without_video: int = 0  # of the clips
+    without_keypoints: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,8 @@ def pack(
         settings: what the user wants to find again in dataset.json, such as the importer and its arguments.
 
     Raises:
-        UserError: options out of range; `out` holds another data set, or is being packed by another process.
+        UserError: options out of range; no clip can be packed; `out` holds another data set, or is being packed by
+            another process.
     """
     out = Path(out).resolve()
     good, refused = _check_rows(list(rows), options)
@@ -110,8 +122,11 @@ def pack(
                 raise UserError(
                     f"{out} already holds a data set of other clips or settings; pack into another folder, or remove it"
                 )
-            shutil.rmtree(out / PARTS_NAME, ignore_errors=True)  # an earlier run was killed just before its end
-            return PackReport(sum(info["clips"].values()), read_rejected(out), info, len(info["shards"]))
+            whole = _whole_shards(out, info)
+            if len(whole) == len(info["shards"]):
+                shutil.rmtree(out / PARTS_NAME, ignore_errors=True)  # an earlier run was killed just before its end
+                return _report(list(whole.values()), read_rejected(out), info, len(whole))
+            _reopen(out, info, whole, tasks)
         _clear(out, tasks)
         parts = {task.name: part for task in tasks if (part := _finished(task)) is not None}
         reused = len(parts)
@@ -128,7 +143,9 @@ def pack(
         ordered = [parts[task.name] for task in tasks]
         for part in ordered:
             rejected += part.rejected
-        _write_rejected(out, rejected)
+        write_rejected(out, rejected)
+        if not any(part.shard.rows for part in ordered):
+            raise NothingPacked(out, rejected)
         info = finish(
             out,
             [part.shard for part in ordered],
@@ -146,7 +163,59 @@ def pack(
             },
         )
         shutil.rmtree(out / PARTS_NAME, ignore_errors=True)
-    return PackReport(sum(info["clips"].values()), rejected, info, reused)
+    return _report([part.shard for part in ordered], rejected, info, reused)
+
+
+def _report(shards: list[ShardFile], rejected: list[Rejected], info: dict[str, Any], reused: int) -> PackReport:
+    components = [row.components for shard in shards for row in shard.rows]
+    return PackReport(
+        clips=len(components),
+        rejected=rejected,
+        info=info,
+        shards_reused=reused,
+        without_video=sum(not {"mjpg", "mp4"} & set(names) for names in components),
+        without_keypoints=sum("pose.npy" not in names for names in components),
+    )
+
+
+def _whole_shards(out: Path, info: dict[str, Any]) -> dict[str, ShardFile]:
+    """The shards of a finished data set that are as they were written: by checksum, since a second packing is how one
+    mends a set that was damaged."""
+    try:
+        rows = read_index(out / INDEX_NAME, info["index_sha256"])
+    except (UserError, FileNotFoundError):
+        return {}
+    check_shard_names([entry["name"] for entry in info["shards"]], out / INFO_NAME)
+    whole = {}
+    for entry in info["shards"]:
+        path = out / entry["name"]
+        if path.is_file() and path.stat().st_size == entry["bytes"] and path.with_suffix(".idx").is_file():
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]:
+                    whole[entry["name"]] = ShardFile(entry["name"], entry["bytes"], entry["sha256"])
+    for row in rows:
+        if row.shard in whole:
+            whole[row.shard].rows.append(row)
+    return whole
+
+
+def _reopen(out: Path, info: dict[str, Any], whole: dict[str, ShardFile], tasks: list[ShardTask]) -> None:
+    """Make a damaged data set an unfinished one, of which the whole shards are done.
+
+    Shards with masks are other files than those that packing makes: they are done again, and their masks after them.
+    """
+    lost = [entry["name"] for entry in info["shards"] if entry["name"] not in whole]
+    console.print(f"{out}: {', '.join(lost[:3])}{', …' if len(lost) > 3 else ''} damaged or gone; packed again")
+    if info.get("masks"):
+        console.print(f"the masks are gone with them: make them again with cclslr masks {out}", style="yellow")
+    rejected = read_rejected(out) if (out / REJECTED_NAME).exists() else []
+    for task in tasks:
+        if task.name in whole:
+            keys = {row.key for row in task.rows} - {row.key for row in whole[task.name].rows}
+            part = ShardPart(task.fingerprint, whole[task.name], [item for item in rejected if item.key in keys])
+            write_json(_part_path(task), dataclasses.asdict(part))
+    shutil.rmtree(out / ".masks", ignore_errors=True)  # of shards that are not there any more
+    (out / INFO_NAME).unlink()  # from here on it is a run that was stopped
 
 
 def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: dict[str, Any]) -> dict[str, Any]:
@@ -200,19 +269,6 @@ def describe_source(row: ManifestRow) -> str:
     """What a user recognises a clip's source by: its file where it has one."""
     source = row.source
     return str(getattr(source, "path", None) or getattr(source, "pose", None) or source)
-
-
-def read_rejected(out: str | Path) -> list[Rejected]:
-    """The clips of rejected.csv."""
-    with open(Path(out) / REJECTED_NAME, encoding="utf-8", newline="") as file:
-        return [Rejected(**row) for row in csv.DictReader(file)]
-
-
-def _write_rejected(out: Path, rejected: list[Rejected]) -> None:
-    with atomic_write(out / REJECTED_NAME, "w") as file:
-        writer = csv.writer(file)
-        writer.writerow([item.name for item in dataclasses.fields(Rejected)])
-        writer.writerows(dataclasses.astuple(item) for item in rejected)
 
 
 def _check_rows(rows: list[ManifestRow], options: PackOptions) -> tuple[list[ManifestRow], list[Rejected]]:

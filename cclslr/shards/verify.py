@@ -91,6 +91,8 @@ def _faults_of_info(folder: Path, info: dict[str, Any], rows: list[IndexRow]) ->
     expect(info.get("format_version"), FORMAT_VERSION, "format_version")
     expect(info["content_hash"], content_hash([shard["sha256"] for shard in info["shards"]]), "content_hash")
     expect(info["clips"], {split: sum(row.split == split for row in rows) for split in SPLITS}, "clips")
+    if not rows:
+        faults.append(Fault(INFO_NAME, "", "the data set holds no clip"))
     seen: set[str] = set()
     for row in rows:
         if row.key in seen:
