@@ -9,9 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cclslr.datasets.synthetic import SynthOptions, manifest
-from cclslr.shards.pack import PackOptions, pack
+import torch
 
+from cclslr.config import FinetuneConfig, PretrainConfig, load_config
+from cclslr.datasets.synthetic import SynthOptions, manifest
+from cclslr.finetune import finetune
+from cclslr.shards.pack import PackOptions, pack
+from cclslr.train import train
+from cclslr.training.distributed import Process
+
+ALONE = Process(0, 1, torch.device("cpu"))
 ROOT = Path(__file__).parents[1]
 
 TINY = [
@@ -27,6 +34,32 @@ def tiny_shards(out: Path, per_class: tuple[int, int, int] = (8, 0, 4), **option
     synth = SynthOptions(classes=4, clips_per_class=per_class, signers=(3, 1, 2), size=48, frames=(12, 20))
     pack(manifest(synth), out, PackOptions(**({"codec": "jpeg", "size": 48, "crop": "none"} | options)))
     return out
+
+
+def finetune_arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
+    """A tiny fine-tuning from scratch that keeps everything after every step."""
+    kept = ["run.hash_stream=true", "run.checkpoint_steps=1"]
+    return [*TINY, *kept, f"data.shards=[{shards}]", f"run.dir={run_dir}", *more]
+
+
+def train_here(run_dir: Path, shards: Path, *more: str) -> None:
+    """Pre-train in this process."""
+    arguments = [*TINY_PRETRAIN, f"data.shards=[{shards}]", f"run.dir={run_dir}", *more]
+    train(load_config(PretrainConfig, None, arguments), ALONE)
+
+
+def finetune_here(run_dir: Path, shards: Path, *more: str) -> None:
+    """Fine-tune in this process."""
+    finetune(load_config(FinetuneConfig, None, finetune_arguments(shards, run_dir, *more)), ALONE)
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Whether nested containers of tensors are equal, bit for bit."""
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(value, theirs[name]) for name, value in ours.items())
+    return ours == theirs
 
 
 def start(module: str, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import same
 
 from cclslr.config import ModelConfig, OptimConfig, RunConfig
 from cclslr.models.ccl import Branches
@@ -109,6 +112,41 @@ def test_checkpoint_is_whole_or_absent(tmp_path):
         checkpoint.load(tmp_path / "none.pt")
 
 
+def test_a_flipped_byte_in_a_checkpoint_is_refused_or_harmless(tmp_path):
+    path, rng = tmp_path / "last.pt", np.random.default_rng(0)
+    state = {"x": torch.randn(1000), "step": 5, "names": ["a", "b"]}
+    checkpoint.save(path, state)
+    whole, refused = path.read_bytes(), 0
+    for place in rng.choice(len(whole), 200, replace=False):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        message = ""
+        try:
+            assert same(checkpoint.load(path), state)  # a date, or bytes between the records
+        except ValueError as error:
+            message, refused = str(error), refused + 1
+        assert not message or (str(path) in message and "\n" not in message.strip())
+    assert refused > 150  # tensors and pickle are most of the file
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 5})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # as a full disk does, writing stops half-way
+    try:
+        with pytest.raises(ValueError, match=r"last.pt: cannot be written \(File too large"):
+            checkpoint.save(path, {"x": torch.zeros(1 << 20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(path) == {"step": 5}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/last.pt: cannot be written"):
+        checkpoint.save(tmp_path / "file/last.pt", {})
+
+
 class _Unpicklable:
     def __reduce__(self):
         raise RuntimeError("cannot pickle this")
@@ -174,6 +212,9 @@ def test_classifier_takes_the_query_encoders():
     pose_only = {name: x for name, x in query.state_dict().items() if ".pose." in name}
     with pytest.raises(ValueError, match="no rgb branch"):
         classifier.load_pretrained(pose_only)
+    with pytest.raises(ValueError, match=r"pose encoder does not fit the model config \(.*\); set model") as error:
+        Classifier(replace(TINY, gcn_width=8), classes=7).load_pretrained(query.state_dict())
+    assert "\n" not in str(error.value)
 
 
 def test_linear_probe_trains_the_last_layer_only():
@@ -196,6 +237,13 @@ def test_every_optimiser_makes_the_same_step():
             model(torch.ones(4, 3)).square().sum().backward()
             optimizer.step()
     torch.testing.assert_close(models[0].weight, models[1].weight)
+
+
+def test_only_real_bf16_counts(monkeypatch):
+    """Turing emulates it, slowly: fp16 there."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch, "zeros", lambda shape, device: None)
+    assert Amp("auto", torch.device("cuda")).name == "fp16"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 from cclslr.codecs import Codec
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.batch import ViewParams
-from cclslr.errors import BadClip, UserError
+from cclslr.errors import UserError
 from cclslr.shards.reader import ClipData, ShardSet
 from cclslr.training.distributed import Process
 
@@ -32,26 +32,18 @@ class EncodedClip:
 
 
 def encoded_clip(shards: ShardSet, clip_id: int, clip: ClipData, masked: bool) -> EncodedClip:
-    """The video of a clip that was read; with its masks if they are to be applied.
-
-    Raises:
-        BadClip: the masks do not decode.
-    """
-    row, name = clip.row, f"{shards.path(clip_id)}: clip {clip.row.key}"
+    """The video of a clip that was read; with its masks if they are to be applied."""
+    row = clip.row
     assert clip.video is not None
-    try:
-        masks_THW = clip.masks_THW if masked else None
-    except BadClip as error:
-        raise BadClip(f"{name}: {error}") from error
     return EncodedClip(
-        name=name,
+        name=f"{shards.path(clip_id)}: clip {row.key}",
         video=clip.video,
         codec=shards.codec(clip_id),
         frame_offsets=row.frame_offsets,
         num_frames=row.num_frames,
         width=row.width,
         height=row.height,
-        masks_THW=masks_THW,
+        masks_THW=clip.masks_THW if masked else None,
     )
 
 

@@ -48,7 +48,11 @@ class Classifier(nn.Module):
             try:
                 encoder.load_state_dict(state)
             except RuntimeError as error:
-                raise UserError(f"the pre-trained {m} encoder does not fit the model config: {error}") from error
+                first = str(error).splitlines()[1:2] or [str(error)]  # torch lists every parameter in a line of its own
+                raise UserError(
+                    f"the pre-trained {m} encoder does not fit the model config ({first[0].strip()}); set model.* as "
+                    "it was pre-trained"
+                ) from error
 
 
 def fuse(logits: ByModality) -> ByModality:

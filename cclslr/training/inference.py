@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,6 +16,17 @@ from cclslr.models.ccl import ByModality
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import Process
 from cclslr.training.optimise import Amp
+
+
+@contextmanager
+def no_cudnn_search() -> Iterator[None]:
+    """cuDNN's search takes memory and time for each new shape; the last batch of a pass has one of its own."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @torch.inference_mode()
@@ -35,7 +47,8 @@ def over_clips(
     """
     plan = Plan.for_evaluation(shards, batch)
     parts: list[tuple[ByModality, Tensor, Tensor]] = []
-    with Loader(data, views, shards, plan, process, modalities, seed=0, augment=False).start(0) as loader:
+    loader = Loader(data, views, shards, plan, process, modalities, seed=0, augment=False)
+    with no_cudnn_search(), loader.start(0):
         for clips in loader:
             x = {"rgb": clips.rgb_VBTHWC, "pose": clips.pose_VBTJC}
             with amp.autocast():

@@ -121,24 +121,22 @@ class Amp:
 
 
 def compile_model(model: nn.Module, run: RunConfig) -> None:
-    """Apply torch.compile in place if `run.compile` asks for it."""
+    """Apply torch.compile in place if `run.compile` asks for it.
+
+    CUDA graphs own what they allocate, and gradients of several micro-batches add up in one place: those are made here,
+    before any graph, and `Amp` keeps them where they are.
+    """
+    if run.compile == "cuda_graphs":
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
     if run.compile != "none":
         model.compile(mode="reduce-overhead" if run.compile == "cuda_graphs" else "default")
 
 
 def keeps_gradients(run: RunConfig, world: int) -> bool:
-    """Whether gradients stay where they are: CUDA graphs may not own what several micro-batches add up in.
-
-    DDP's bucket views save memory only if gradients are never freed.
-    """
+    """Whether gradients stay where they are: for CUDA graphs, and as DDP's bucket views save no memory otherwise."""
     return run.compile == "cuda_graphs" or (world > 1 and run.gradient_as_bucket_view)
-
-
-def preallocate_gradients(model: nn.Module) -> None:
-    """Give every parameter that is trained a gradient of zeros, which is added to and never replaced."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
 
 
 def distribute(model: nn.Module, process: Process, run: RunConfig) -> nn.Module:

@@ -47,6 +47,8 @@ class Saved:
         own = [{k: v for k, v in group.items() if k != "params"} for group in learner.optimizer.param_groups]
         try:
             learner.load(self.state)
+        except UserError:
+            raise
         except (RuntimeError, ValueError, KeyError) as error:  # torch: another shape, a missing or an unknown name
             made_with = changes(self.state["config"], cfg)
             other = ", ".join(f"{key}={old}" for key, (old, _) in made_with.items()) or "another version"
