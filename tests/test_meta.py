@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,7 @@ from cclslr import finetune, train
 from cclslr.bench import meta, pretrain
 from cclslr.bench.meta import META, HostWaits
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config
-from cclslr.models.classifier import Classifier
 from cclslr.training.distributed import Process
-from cclslr.training.optimise import Amp, distribute, sgd
 
 SMALL = [
     "model.rgb=r3d10_narrow",
@@ -61,18 +60,16 @@ def test_a_pretraining_step_never_waits(overrides: list[str], rank_and_world: tu
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("linear_probe", [False, True])
 def test_a_finetuning_step_never_waits(linear_probe: bool, world: int) -> None:
-    cfg = load_config(FinetuneConfig, None, [*SMALL, "model.rgb=r3d18"])
+    cfg = load_config(FinetuneConfig, None, [*SMALL, "model.rgb=r3d18", f"linear_probe={linear_probe}"])
     process = Process(world - 1, world, META)
     with meta.meta_device(torch.bfloat16):
+        shards = SimpleNamespace(classes=["a", "b"], info=dict.fromkeys(("codec", "size", "crop", "quality")))
         with META:
-            classifier = Classifier(cfg.model, 10, linear_probe).to(META)
-            amp = Amp(cfg.run.amp, META)
-        classifier_ddp = distribute(classifier, process, cfg.run)
-        optimizer = sgd(classifier.parameters(), cfg.optim)
+            learner = finetune.build_learner(cfg, shards, None, process)
         batch = pretrain.random_batch(load_config(PretrainConfig, None, SMALL), process)
         with meta.no_host_waits():
             for step in range(2):
-                losses = finetune.finetune_step(classifier_ddp, optimizer, amp, batch, step, cfg, process)
+                losses = finetune.finetune_step(learner, batch, step, cfg, process)
     assert set(losses) == {"ce_rgb", "ce_pose"}
 
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cclslr.training import optimise
+from cclslr.training import distributed, optimise
 
 META = torch.device("meta")
 
@@ -42,7 +42,7 @@ def meta_device(dtype: torch.dtype = torch.float32) -> Iterator[None]:
         kernels.impl("_fused_sgd_", lambda *arguments, **options: None, "Meta")
         for owner, name, stand_in in (
             (sys.modules[torch.optim.SGD.__module__], "_device_dtype_check_for_fused", lambda parameter: None),
-            (dist, "all_gather_into_tensor", lambda out, x: None),
+            (distributed, "_all_gather", lambda out, x: None),
             (dist, "all_to_all_single", lambda out, x, *counts: None),
             (dist, "all_reduce", lambda x, *options: None),
             (optimise, "DistributedDataParallel", lambda model, **options: _Wrapped(model)),

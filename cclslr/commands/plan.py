@@ -2,7 +2,8 @@
 
 Clips a second, epoch time, the bottleneck, and what to change. Storage, CPU, PCIe, decoding on the GPU and the training
 step work at the same time; the slowest sets the rate. Rates come from measurements (--train, --loader) or are assumed;
-the first table says which is which. docs/scaling.md explains the model and its limits.
+the first table says which is which. With --config or --finetune it also says what the run takes of a GPU's memory.
+docs/scaling.md explains the model and its limits.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from rich import box
 from rich.table import Table
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, advice, forecast
+from cclslr.bench.footprint import ROOM, Footprint, footprint
 from cclslr.cli import command_parser
 from cclslr.codecs import codec_named, codecs
+from cclslr.config import FinetuneConfig, PretrainConfig, load_config
 from cclslr.console import console
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
+from cclslr.training.optimise import check_batch
 
 GROUP, PLACE = "training", 2
 
@@ -40,10 +44,12 @@ PLACEMENTS = {
     "libav": ("decode on CPU threads, augment on the GPU", 58 * FRAME_BYTES * 1.5, 7.0),
     "cpu": ("decode and augment on the CPU", 2 * VIEW_BYTES, 12.0),
 }
+CARDS_GB = (24, 80)  # RTX 3090 and 4090; A100 and H100
 
 EXAMPLES = """examples:
   cclslr plan                                                 8 x 3090, the paper's four data sets
   cclslr plan --train train.json --loader loader.json         measured rates (bench_train, bench_loader)
+  cclslr plan --config configs/pretrain.yaml                  and what this run takes of a GPU's memory
   cclslr plan --node 8xh100 --table                           1 to 512 GPUs
   cclslr plan --node 8xh100 --gpus 512 --clips 100000000 --remote --store-gb-s 100 --codec h264
 """
@@ -80,9 +86,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compressed", action="store_true", help="gradients travel in two bytes instead of four")
     parser.add_argument("--no-shuffle-bn", action="store_true", help="objective.shuffle_bn=false")
     parser.add_argument("--epochs", type=int, default=140, help="(default 140)")
+    runs = parser.add_mutually_exclusive_group()
+    runs.add_argument("--config", metavar="FILE", help="a pre-training run: show the memory that it takes")
+    runs.add_argument("--finetune", metavar="FILE", help="a fine-tuning run: likewise")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override one key of that config")
     parser.add_argument("--table", action="store_true", help="1 to 512 GPUs instead of one size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the forecast")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,8 +220,38 @@ def as_json(result: Forecast, text: str) -> dict[str, Any]:
     }
 
 
+def memory(args: argparse.Namespace) -> Footprint | None:
+    """What the run that the command line names takes of each GPU; None if it names none."""
+    if args.config is None and args.finetune is None:
+        if args.overrides:
+            raise UserError(f"{args.overrides[0]} overrides a key of no config; name one with --config or --finetune")
+        return None
+    cfg: PretrainConfig | FinetuneConfig
+    if args.finetune is None:
+        cfg = load_config(PretrainConfig, args.config, args.overrides)
+    else:
+        cfg = load_config(FinetuneConfig, args.finetune, args.overrides)
+    world = args.gpus or NODES[args.node].gpus
+    check_batch(cfg.optim, world)
+    return footprint(cfg, world)
+
+
+def memory_table(taken: Footprint, title: str) -> Table:
+    """Where the bytes go, and which cards hold them."""
+    table = Table("GB of a GPU", "training", "evaluation", title=title, box=box.SIMPLE_HEAD)
+    for name in ("weights", "gradients", "optimiser", "banks", "batches"):
+        table.add_row(name, *[f"{getattr(taken, name) / 1e9:.2f}"] * 2)
+    table.add_row("activations", *(f"{x / 1e9:.2f}" for x in (taken.activations, taken.eval_activations)))
+    table.add_row("its own batches", "", f"{taken.eval_batches / 1e9:.2f}")
+    table.add_row("total", *(f"{x / 1e9:.2f}" for x in (taken.training, taken.evaluation)), end_section=True)
+    for card in CARDS_GB:
+        table.add_row(f"fits {card} GB, with {ROOM / 1e9:g} GB of room", "yes" if taken.fits(card) else "NO", "")
+    return table
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    taken = memory(args)
     work, given = gather(args)
     corpus = Corpus(args.clips, args.remote)
     inputs = Table("input", "value", "source", title="What the forecast rests on")
@@ -239,7 +279,12 @@ def main(argv: list[str] | None = None) -> None:
         console.print(f"{row['gpus']} GPUs: {row['advice']}", soft_wrap=True)
     if math.isinf(work.gpu_loader) and args.placement != "cpu":
         console.print("How fast a GPU decodes and augments is not known here, and left out: give --loader.")
+    if taken is not None:
+        console.print(memory_table(taken, f"Memory of {args.config or args.finetune}, counted on shapes"))
     if args.json is not None:
         sources = {name: {"value": item.value if math.isfinite(item.value) else None, "source": item.source}
                    for name, item in given.items()}  # fmt: skip
-        write_json(args.json, {"tool": "plan_run", "inputs": sources, "forecasts": rows})
+        bytes_of_a_gpu = None if taken is None else dataclasses.asdict(taken) | {"total": taken.total}
+        write_json(
+            args.json, {"tool": "plan_run", "inputs": sources, "forecasts": rows, "memory_bytes": bytes_of_a_gpu}
+        )
