@@ -125,12 +125,22 @@ def _slowest(started: float, process: Process) -> float:
     return max(process.gather_objects(time.perf_counter() - started))
 
 
-def take_turns(modes: Mapping[str, Mode], warmup: int, steps: int, repeats: int) -> dict[str, list[Sample]]:
-    """`repeats` blocks of every mode, interleaved."""
-    samples: dict[str, list[Sample]] = {name: [] for name in modes}
+Samples = dict[str, list[Sample]]  # by mode
+
+
+def take_turns(
+    modes: Mapping[str, Mode],
+    warmup: int,
+    steps: int,
+    repeats: int,
+    keep: Callable[[Samples], Any] = lambda samples: None,
+) -> Samples:
+    """`repeats` blocks of every mode, interleaved; `keep` is told after each block what there is so far."""
+    samples: Samples = {}
     for _ in range(repeats):
         for name, mode in modes.items():
-            samples[name].append(mode.block(warmup, steps))
+            samples.setdefault(name, []).append(mode.block(warmup, steps))
+            keep(samples)
     return samples
 
 

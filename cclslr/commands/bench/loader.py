@@ -166,17 +166,21 @@ def main(argv: list[str] | None = None) -> None:
     codec = str(ShardSet([args.shards]).info["codec"])
     gpu = cfg.data.device == "gpu" or (cfg.data.device == "auto" and torch.cuda.is_available())
 
+    about = {"settings": {"clips": args.clips, "cache": args.cache, "config": to_dict(cfg)}, "environment": describe()}
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(args.shards, cfg, Path(scratch))
         with Contest(names, setup, args.clips, args.cache == "cold") as contest, progress_bar("rounds") as bar:
-            for _ in bar.track(range(args.repeats + 1), description="measuring"):
+            about["settings"]["warmup_batches"] = contest.warmup
+            for number in bar.track(range(args.repeats + 1), description="measuring"):
                 contest.round()
+                rows = [
+                    row(name, "gpu" if gpu and name == "cclslr-dali" else "cpu", codec, measured[1:])
+                    for name, measured in contest.measured.items()
+                    if number and name not in contest.absent
+                ]
+                if args.json:  # after every round: the tool may be killed before it ends
+                    write_json(args.json, {"rows": rows, "absent": contest.absent} | about)
 
-    rows = [
-        row(name, "gpu" if gpu and name == "cclslr-dali" else "cpu", codec, measured[1:])
-        for name, measured in contest.measured.items()
-        if name not in contest.absent
-    ]
     title = f"{args.shards}, {codec}, {args.clips} clips, {args.cache} cache"
     table = Table("loader", "device", "clips/s", "min", "max", "CPU", "memory", title=title)
     for line in rows:
@@ -186,8 +190,5 @@ def main(argv: list[str] | None = None) -> None:
     console.print(table)
     for name, reason in contest.absent.items():
         console.print(f"{name} left out: {reason}")
-    if args.json:
-        settings = {"clips": args.clips, "warmup_batches": contest.warmup, "cache": args.cache, "config": to_dict(cfg)}
-        write_json(args.json, {"rows": rows, "absent": contest.absent, "settings": settings, "environment": describe()})
     if not rows:
         raise UserError("no loader could be measured")

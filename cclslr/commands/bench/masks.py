@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -124,18 +124,33 @@ def works(flow: Flow, clip: torch.Tensor, device: torch.device) -> dict[tuple[st
     return listed
 
 
-def measure(
-    flow: Flow, clip: torch.Tensor, rounds: int, device: torch.device
-) -> tuple[list[Cost], dict[str, float | str]]:
+Figures = tuple[list[Cost], dict[str, float | str]]
+
+
+def measure(flow: Flow, clip: torch.Tensor, rounds: int, device: torch.device) -> Iterator[Figures]:
+    """All works in turns; what is known after each round but the first, which warms up."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         flow.encode(to_unit(clip[:1]).to(device))
     operations = counter.get_total_flops()  # of one frame, one way; the other way is the same network
     speeds = {name: matrix_speed(getattr(torch, name), device) for name in ("float32", "bfloat16")}
     listed = works(flow, clip, device)
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in listed}
-    for _ in range(rounds + 1):
+    for number in range(rounds + 1):
         for key, work in listed.items():
             seconds[key].append(timed(work, device))
+        if number:
+            yield figures(flow, clip, operations, speeds, seconds, device)
+
+
+def figures(
+    flow: Flow,
+    clip: torch.Tensor,
+    operations: int,
+    speeds: dict[str, float],
+    seconds: dict[tuple[str, str], list[float]],
+    device: torch.device,
+) -> Figures:
+    """What the rounds say; the first one is left out."""
     costs = []
     for (name, dtype), each in seconds.items():
         rates = sorted(len(clip) / s for s in each[1:])
@@ -191,7 +206,15 @@ def main(argv: list[str] | None = None) -> None:
         flow = Flow(flow_config(args.preset, args.size), FlowCard("trained")).to(device)
         flow.normalise_to(to_unit(moving_clip(32, args.size)).to(device))
         flow.requires_grad_(False).eval()
-    costs, facts = measure(flow, moving_clip(args.frames, flow.size), args.rounds, device)
+    about = {
+        "flow": dataclasses.asdict(flow.config),
+        "frames": args.frames,
+        "rounds": args.rounds,
+        "threads": args.threads,
+        "environment": describe(),
+    }
+    for costs, facts in measure(flow, moving_clip(args.frames, flow.size), args.rounds, device):
+        write_json(args.out, about | {"costs": [dataclasses.asdict(cost) for cost in costs], **facts})
     table = Table("work", "type", "frames/s", "spread", "of matrix speed", title=f"{flow.config.preset} {flow.size}")
     for cost in costs:
         low, high = cost.spread
@@ -200,15 +223,3 @@ def main(argv: list[str] | None = None) -> None:
     console.print(table)
     for name, value in facts.items():
         console.print(f"{name}: {value if isinstance(value, str) else f'{value:.4g}'}")
-    write_json(
-        args.out,
-        {
-            "flow": dataclasses.asdict(flow.config),
-            "frames": args.frames,
-            "rounds": args.rounds,
-            "threads": args.threads,
-            "environment": describe(),
-            "costs": [dataclasses.asdict(cost) for cost in costs],
-            **facts,
-        },
-    )

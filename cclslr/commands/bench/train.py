@@ -15,11 +15,15 @@ Blocks of the modes take turns; figures are medians over blocks, with the fastes
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
+import os
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from rich.table import Table
 
 from cclslr import train
 from cclslr.bench import pretrain, sweep
-from cclslr.bench.machine import matrix_peak, peak_memory
+from cclslr.bench.machine import matrix_peak, peak_memory, synchronize
 from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config, to_dict
 from cclslr.console import console
@@ -38,6 +42,8 @@ from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 from cclslr.training.distributed import Process, process_group
 from cclslr.training.optimise import check_batch
+
+Keep = Callable[[dict[str, Any]], None]
 
 EXAMPLES = """examples:
   cclslr bench train --config configs/pretrain.yaml data.shards=[shards/wlasl2000] --plain --tricks all
@@ -62,8 +68,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tricks", metavar="NAMES", help=f"what each trick is worth: 'all' or some of {names}")
     parser.add_argument("--sweep", action="store_true", help="find micro-batch, placement, workers and prefetch")
     parser.add_argument("--ranks", metavar="N,N,…", help="repeat under torchrun with so many ranks; prints the scaling")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a profiler trace of a few steps")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a profiler trace of one step")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, after every block")
     args = parser.parse_intermixed_args(argv)
     if args.repeats < 3:
         raise UserError(f"--repeats {args.repeats}: a median and a spread take at least 3")
@@ -79,8 +85,8 @@ def chosen_tricks(text: str | None, cfg: PretrainConfig, mine: Process) -> list[
     return [by_name[name] for name in wanted if by_name[name].applies(cfg, mine)]
 
 
-def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Process) -> dict[str, Any]:
-    """All modes, and the tricks, on the ranks there are."""
+def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Process, keep: Keep) -> dict[str, Any]:
+    """All modes, and the tricks, on the ranks there are; `keep` gets what there is after every block."""
     check_batch(cfg.optim, mine.world)
     tricks = chosen_tricks(args.tricks, cfg, mine)
     learner = train.build_learner(cfg, mine)
@@ -93,53 +99,73 @@ def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Process) -> dic
     if cfg.data.shards:
         modes["supply"] = pretrain.Supply(cfg, mine, None)
         modes["real"] = pretrain.Supply(cfg, mine, step)
-    samples = pretrain.take_turns(modes, args.warmup, args.steps, args.repeats)
-    rates = {name: pretrain.summary(of, cfg.optim.batch) for name, of in samples.items()}
-
-    flops = pretrain.flops_per_clip(learner.query, cfg)
-    peak = matrix_peak(mine.device, learner.amp.dtype)
-    fastest = rates["replay"]["clips_per_second"]
     result: dict[str, Any] = {
         "world": mine.world,
         "batch": cfg.optim.batch,
         "arithmetic": learner.amp.name,
-        "modes": rates,
-        "flops_per_clip": flops,
-        "peak_flops": peak,
-        "mfu": fastest / mine.world * sum(flops.values()) / peak,
+        "flops_per_clip": pretrain.flops_per_clip(learner.query, cfg),
+        "peak_flops": matrix_peak(mine.device, learner.amp.dtype),
         "parameters": sum(p.numel() for p in learner.query.parameters()),
-        "memory": peak_memory(mine.device),
+        "tricks": [],
     }
-    if "plain" in samples:
-        ratios = [slow.seconds / lean.seconds for slow, lean in zip(samples["plain"], samples["replay"], strict=True)]
-        result["lean_over_plain"] = statistics.median(ratios)
-        modes.pop("plain")
-    if "real" in samples:
-        result["stall_share"] = 1 - rates["real"]["clips_per_second"] / fastest
-        result["supply_over_replay"] = rates["supply"]["clips_per_second"] / fastest
-    result["tricks"] = []
+
+    def so_far(samples: pretrain.Samples) -> None:
+        result["memory"] = peak_memory(mine.device)
+        keep(result | compared(samples, result, cfg))
+
+    samples = pretrain.take_turns(modes, args.warmup, args.steps, args.repeats, so_far)
+    result |= compared(samples, result, cfg)
+    modes.pop("plain", None)
     for trick in tricks:
         flipped = pretrain.Flipped(trick, cfg, mine, batch)
         pair = pretrain.take_turns({"flipped": flipped, "usual": replay}, args.warmup, args.steps, args.repeats)
         result["tricks"].append(pretrain.worth(trick, pair["flipped"], pair["usual"], cfg.optim.batch))
+        keep(result)
     if args.trace is not None:
         trace(args.trace, step, batch, cfg, mine)
     return result
 
 
+def compared(samples: pretrain.Samples, result: dict[str, Any], cfg: PretrainConfig) -> dict[str, Any]:
+    """What the blocks say so far: rates of the modes, and what follows from two of them."""
+    rates = {name: pretrain.summary(of, cfg.optim.batch) for name, of in samples.items()}
+    fastest = rates["replay"]["clips_per_second"]
+    mfu = fastest / result["world"] * sum(result["flops_per_clip"].values()) / result["peak_flops"]
+    found: dict[str, Any] = {"modes": rates, "mfu": mfu}
+    if "plain" in samples:
+        found["lean_over_plain"] = statistics.median(
+            slow.seconds / lean.seconds for slow, lean in zip(samples["plain"], samples["replay"])
+        )
+    if "supply" in samples:
+        found["supply_over_replay"] = rates["supply"]["clips_per_second"] / fastest
+    if "real" in samples:
+        found["stall_share"] = 1 - rates["real"]["clips_per_second"] / fastest
+    return found
+
+
 def trace(path: Path, step: Any, batch: Batch, cfg: PretrainConfig, mine: Process) -> None:
-    """Profile a few steps of a run, or of the replay where there is no data; rank 0 writes the file."""
-    with torch.profiler.profile() as profiler:
-        mode = pretrain.Supply(cfg, mine, step) if cfg.data.shards else pretrain.Replay(lambda n: step(batch, n), mine)
-        mode.block(1, 2)
+    """Profile one step of a run, or of the replay where there is no data, after two that warm up; rank 0 writes it.
+
+    One, since a step of the paper's networks is megabytes of trace.
+    """
+    with contextlib.ExitStack() as stack:
+        batches: Iterator[Batch] = itertools.repeat(batch)
+        if cfg.data.shards:
+            batches = stack.enter_context(pretrain.open_loader(cfg, mine).start())
+        for number in range(2):
+            step(next(batches), number)
+        synchronize(mine.device)
+        with torch.profiler.profile() as profiler:
+            step(next(batches), 2)
+            synchronize(mine.device)
     if mine.main:
         path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))
 
 
-def scaling(args: argparse.Namespace, cfg: PretrainConfig) -> list[dict[str, Any]]:
+def scaling(args: argparse.Namespace, cfg: PretrainConfig, keep: Keep) -> list[dict[str, Any]]:
     """The same measurement under torchrun for several numbers of ranks, with the same batch a rank."""
-    results = []
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for world in map(int, args.ranks.split(",")):
             out = Path(folder) / f"{world}.json"
@@ -160,17 +186,18 @@ def scaling(args: argparse.Namespace, cfg: PretrainConfig) -> list[dict[str, Any
                 lines = answer.stderr.splitlines()  # torchrun ends with a banner that does not say what happened
                 errors = [line for line in lines if "error" in line.lower() and "ChildFailed" not in line]
                 raise UserError(f"{world} ranks failed: {(errors or ['no message'])[-1]}")
-            results.append(read_json(out))
-    first = results[0]["modes"]["replay"]["clips_per_second"] / results[0]["world"]
-    for result in results:
-        result["efficiency"] = result["modes"]["replay"]["clips_per_second"] / result["world"] / first
+            result = read_json(out)
+            rates = [run["modes"]["replay"]["clips_per_second"] / run["world"] for run in (*results, result)]
+            results.append(result | {"efficiency": rates[-1] / rates[0]})
+            keep({"scaling": results})
     return results
 
 
-def search(args: argparse.Namespace, cfg: PretrainConfig, mine: Process) -> dict[str, Any]:
+def search(args: argparse.Namespace, cfg: PretrainConfig, mine: Process, keep: Keep) -> dict[str, Any]:
     """The sweep, and the config lines that it ends with."""
     counts = (args.warmup, args.steps, args.repeats)
     result: dict[str, Any] = {"micro_batch": sweep.micro_batches(cfg, mine, *counts), "loader": []}
+    keep(result)
     winner = sweep.best(result["micro_batch"])
     lines = [] if winner is None else list(winner["overrides"])
     if cfg.data.shards:
@@ -225,9 +252,15 @@ def main(argv: list[str] | None = None) -> None:
         "command": shlex.join(["cclslr", "bench", "train", *(sys.argv[1:] if argv is None else argv)]),
         "environment": describe(),
     }
+
+    def keep(result: dict[str, Any], complete: bool = False) -> None:
+        """Write what there is: the tool may be killed before it ends."""
+        if args.json is not None and int(os.environ.get("RANK", 0)) == 0:
+            write_json(args.json, about | {"config": to_dict(cfg), "complete": complete} | result)
+
     torch.backends.cudnn.benchmark = True
     if args.ranks is not None:
-        runs = scaling(args, cfg)
+        runs = scaling(args, cfg, keep)
         table = Table("ranks", "replay clips/s", "real clips/s", "efficiency", title="Scaling, same batch a rank")
         for run in runs:
             real = run["modes"].get("real", {}).get("clips_per_second")
@@ -238,9 +271,8 @@ def main(argv: list[str] | None = None) -> None:
         result: dict[str, Any] = {"scaling": runs}
     else:
         with process_group(cfg.run.device) as mine:
-            result = search(args, cfg, mine) if args.sweep else measure(args, cfg, mine)
+            result = (search if args.sweep else measure)(args, cfg, mine, keep)
             if not mine.main:
                 return
         (show_sweep if args.sweep else show)(result)
-    if args.json is not None:
-        write_json(args.json, about | {"config": to_dict(cfg)} | result)
+    keep(result, complete=True)
