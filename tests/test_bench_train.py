@@ -77,6 +77,8 @@ def test_the_plain_step_has_the_same_losses(overrides):
     slow = plain.build_plain_learner(cfg, ALONE.device, fast.amp.dtype)
     for branches in (fast.query, fast.key, slow.query, slow.key):
         branches.double()  # small BatchNorm groups amplify rounding
+    for state in fast.optimizer.state.values():
+        state["momentum_buffer"] = state["momentum_buffer"].double()
     for step, batch in enumerate(batches(cfg, 3)):  # the banks fill in the second one and wrap around
         if batch.pose_VBTJC is not None:
             batch.pose_VBTJC = batch.pose_VBTJC.double()
