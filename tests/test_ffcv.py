@@ -22,6 +22,7 @@ from cclslr.shards.pack import PackOptions, pack
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
 from cclslr.training.distributed import Process
 
+READ = ShardSet.read
 VIEWS = ViewConfig(rgb_frames=4, pose_frames=6, size=32, mask_alpha=0.5)
 
 
@@ -135,6 +136,28 @@ def test_a_damaged_clip_is_named_and_replaced(tmp_path: Path, jpeg: Path) -> Non
         seen = [clip_id for _ in range(4) for clip_id in next(loader).clip_ids_B.tolist()]
     assert 2 not in seen
     assert list(loader.quarantine.reasons) == [2]
+
+
+def test_check_looks_into_the_beton(tmp_path: Path, jpeg: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(jpeg, folder)
+    whole = (folder / beton.BETON_NAME).read_bytes()
+    with pytest.MonkeyPatch.context() as patch:  # without the masks that only this module's reader adds
+        patch.setattr(beton.ShardSet, "read", READ)
+        beton.write_beton(folder)
+        assert beton.check_beton(folder) == []
+        data = bytearray((folder / beton.BETON_NAME).read_bytes())
+        victim = beton.BetonSet(ShardSet([str(folder)])).read(2)
+        data[data.find(bytes(victim.video)) + 300] ^= 255
+        (folder / beton.BETON_NAME).write_bytes(data)
+        (fault,) = beton.check_beton(folder)
+        assert (fault.shard, fault.key) == (beton.BETON_NAME, victim.row.key)
+        (folder / beton.BETON_NAME).write_bytes(whole)  # has masks, the shards have none
+        assert all("cclslr beton" in fault.what for fault in beton.check_beton(folder))
+        assert len(beton.check_beton(folder)) == 5
+        for rest in (b"", whole[:100], whole[: len(whole) // 2]):
+            (folder / beton.BETON_NAME).write_bytes(rest)
+            assert beton.check_beton(folder)
 
 
 def test_a_damaged_shard_makes_no_beton(tmp_path: Path, jpeg: Path) -> None:

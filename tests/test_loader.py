@@ -283,3 +283,44 @@ def test_weights_over_two_data_sets(folders, tmp_path: Path) -> None:
     loader = _loader(folders("jpeg"), shards=shards, weights=[1.0, 1.0])
     drawn = np.array(_flat(_ids(loader, 0, 6)))
     assert (shards.dataset_ids[drawn] == 1).sum() > 8  # 5 of 24 clips, but half of the draws: they come repeatedly
+
+
+class OnGpu:
+    """A tensor on a GPU, as far as moving and recording go."""
+
+    is_cuda = True
+
+    def __init__(self) -> None:
+        self.streams: list[object] = []
+
+    def record_stream(self, stream: object) -> None:
+        self.streams.append(stream)
+
+
+def test_every_tensor_of_a_batch_is_recorded_on_the_stream_that_reads_it() -> None:
+    tensors = [OnGpu() for _ in range(4)]
+    Batch(*tensors).record_stream("training")
+    assert [tensor.streams for tensor in tensors] == [["training"]] * 4
+    clip_ids, labels = OnGpu(), OnGpu()
+    Batch(None, None, clip_ids, labels).record_stream("training")
+    assert clip_ids.streams == labels.streams == ["training"]
+
+
+def test_one_stream_copies_all_batches_of_a_loader(folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, used = [], []
+
+    def to_device(batch: Batch, device: torch.device, stream: object) -> Batch:
+        used.append(stream)
+        return batch
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or "copies")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "training")
+    monkeypatch.setattr(loader_module, "to_device", to_device)
+    monkeypatch.setattr(Batch, "record_stream", lambda batch, stream: used.append(stream))
+    gpu = Process(0, 1, torch.device("cuda", 0))
+    with _loader(folders("jpeg"), gpu, modalities=("pose",)).start() as loader:
+        for _ in range(5):
+            next(loader)
+    assert made == [torch.device("cuda", 0)]
+    assert used.count("training") == 5
+    assert set(used) == {"copies", "training"}

@@ -156,6 +156,22 @@ def test_no_decoder_on_the_cpu(codec: str) -> None:
         _backend(codec, decode="dali")
 
 
+def test_an_error_of_the_gpu_is_no_clips_fault() -> None:
+    clips = _clips("jpeg")
+    backend = _backend("jpeg")
+
+    class Broken:
+        def outputs(self) -> None:
+            raise RuntimeError("CUDA runtime API error cudaErrorIllegalAddress (700)")
+
+    backend.submit(clips, _draw(clips))
+    backend._pipeline = Broken()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress") as caught:
+        backend.result()
+    assert not isinstance(caught.value, BadVideo)
+    backend.close()
+
+
 @pytest.mark.parametrize("codec", codecs())
 def test_the_table_says_what_dali_decodes_on_a_cpu(codec: str) -> None:
     from nvidia.dali import fn, pipeline_def

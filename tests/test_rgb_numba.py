@@ -17,6 +17,7 @@ from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.rgb_numba import NumbaBackend
 from cclslr.data.views import draw_views, eval_views
+from cclslr.errors import BadClip
 
 SIZE, FRAMES = 40, 6
 CODECS = tuple(codecs())
@@ -280,6 +281,26 @@ def test_clips_that_do_not_decode_are_named(codec: str, turbo: bool, monkeypatch
     backend.submit(good, _draw(good))  # all was dropped; it goes on
     assert np.abs(backend.result().numpy() - slow.views(good, _draw(good), SIZE)).mean() < 1.5
     backend.close()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_clip_decodes_after_any_damaged_one(codec: str) -> None:
+    """Decoders are kept: what one damaged clip left in them must not reach the next."""
+    good = _clips(codec, num=1)[0]
+    wanted, whole = np.arange(good.num_frames), bytes(good.video)
+
+    def decoded(clip: EncodedClip) -> list[np.ndarray]:
+        return [frame.y_HW[: clip.height, : clip.width].copy() for frame in planes.decode_planes(clip, wanted)]
+
+    expected, rng, failed = decoded(good), np.random.default_rng(0), 0
+    for place in rng.integers(0, min(len(whole), 700), 60).tolist():
+        damaged = (whole[:place] + rng.bytes(20) + whole[place + 20 :])[: len(whole)]
+        try:
+            decoded(dataclasses.replace(good, video=damaged))
+        except BadClip:
+            failed += 1
+        np.testing.assert_array_equal(decoded(good), expected)
+    assert failed
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -1,15 +1,18 @@
 """Check a packed data set: checksums, structure, every clip.
 
-Every checksum, the tars' structure and the stock index; with --decode every clip as well.
+Every checksum, the tars' structure and the stock index, the .beton; with --decode every clip as well.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from cclslr.cli import command_parser
 from cclslr.console import console
+from cclslr.data.beton import BETON_NAME, check_beton
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.verify import check_shard, plan_checks
 
@@ -44,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
             sizes=[len(task.rows) for task in tasks],
         )
     )
+    if Path(args.shards, BETON_NAME).exists():
+        faults += check_beton(args.shards)
     checks.sort(key=lambda check: check.name)
     table = Table(title=args.shards, title_justify="left")
     for column in ("shard", "clips", "MB", "state"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from cclslr.codecs import Codec
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.batch import ViewParams
-from cclslr.errors import UserError
+from cclslr.errors import BadClip, UserError
 from cclslr.shards.reader import ClipData, ShardSet
 from cclslr.training.distributed import Process
 
@@ -32,18 +32,26 @@ class EncodedClip:
 
 
 def encoded_clip(shards: ShardSet, clip_id: int, clip: ClipData, masked: bool) -> EncodedClip:
-    """The video of a clip that was read; with its masks if they are to be applied."""
-    row = clip.row
+    """The video of a clip that was read; with its masks if they are to be applied.
+
+    Raises:
+        BadClip: the masks do not decode.
+    """
+    row, name = clip.row, f"{shards.path(clip_id)}: clip {clip.row.key}"
     assert clip.video is not None
+    try:
+        masks_THW = clip.masks_THW if masked else None
+    except BadClip as error:
+        raise BadClip(f"{name}: {error}") from error
     return EncodedClip(
-        name=f"{shards.path(clip_id)}: clip {row.key}",
+        name=name,
         video=clip.video,
         codec=shards.codec(clip_id),
         frame_offsets=row.frame_offsets,
         num_frames=row.num_frames,
         width=row.width,
         height=row.height,
-        masks_THW=clip.masks_THW if masked else None,
+        masks_THW=masks_THW,
     )
 
 

@@ -39,18 +39,40 @@ class Batch:
     clip_ids_B: Tensor  # int64, row of the clip in the data set
     labels_B: Tensor  # int64, -1 where unknown
 
+    @property
+    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+        """RGB, pose, clip ids, labels."""
+        return self.rgb_VBTHWC, self.pose_VBTJC, self.clip_ids_B, self.labels_B
+
     def to(self, device: torch.device) -> Batch:
         """This batch on `device`; asynchronous where the memory is pinned."""
+        rgb, pose, clip_ids, labels = self.tensors
         move = lambda x: None if x is None else x.to(device, non_blocking=True)  # noqa: E731
-        return Batch(move(self.rgb_VBTHWC), move(self.pose_VBTJC), self.clip_ids_B.to(device), self.labels_B.to(device))
+        return Batch(
+            move(rgb), move(pose), clip_ids.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        )
 
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`, complete: through pinned memory and a stream of its own if that is a GPU."""
-    if device.type != "cuda":
-        return batch
-    with torch.cuda.stream(torch.cuda.Stream(device)):
+    def pin(self) -> Batch:
+        """This batch with what is not on a GPU yet in page-locked memory."""
+        rgb, pose, clip_ids, labels = self.tensors
         pin = lambda x: x if x is None or x.is_cuda else x.pin_memory()  # noqa: E731
-        moved = Batch(pin(batch.rgb_VBTHWC), pin(batch.pose_VBTJC), batch.clip_ids_B, batch.labels_B).to(device)
-        torch.cuda.current_stream(device).synchronize()
+        return Batch(pin(rgb), pin(pose), clip_ids.pin_memory(), labels.pin_memory())
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Say that `stream` reads all of it: its memory, made on another stream, is not given away before that ends."""
+        for tensor in self.tensors:
+            if tensor is not None and tensor.is_cuda:
+                tensor.record_stream(stream)
+
+
+def to_device(batch: Batch, device: torch.device, stream: torch.cuda.Stream | None) -> Batch:
+    """The batch on `device`, complete; through pinned memory and `stream` if that is a GPU.
+
+    One stream serves a loader for good: PyTorch keeps freed memory for the stream that it was made on.
+    """
+    if stream is None:
+        return batch
+    with torch.cuda.stream(stream):
+        moved = batch.pin().to(device)
+        stream.synchronize()
     return moved

@@ -23,7 +23,8 @@ from cclslr.codecs import Codec
 from cclslr.codecs.jpeg import JPEG
 from cclslr.errors import BadClip, UserError
 from cclslr.shards.format import IndexRow
-from cclslr.shards.reader import PARTS, ClipData, ShardSet, decode_pose
+from cclslr.shards.reader import PARTS, ClipData, ShardSet, whole_clip
+from cclslr.shards.verify import Fault
 
 BETON_NAME = "dataset.beton"
 _PAGE = 1 << 23  # bytes; FFCV wants a power of two that holds the largest sample
@@ -117,6 +118,31 @@ def write_beton(folder: str | Path, quality: int | None = None, workers: int = 1
     return path
 
 
+def check_beton(folder: str | Path) -> list[Fault]:
+    """What is wrong with the .beton of a packed data set: damage, and clips that are not those of the shards."""
+    name = BETON_NAME
+    shards = ShardSet([str(folder)])
+    try:
+        mine = BetonSet(shards)
+    except UserError as error:
+        return [Fault(name, "", str(error))]
+    faults = []
+    for clip_id, row in enumerate(shards.rows):
+        try:
+            clip, packed = mine.read(clip_id), shards.read(clip_id)
+        except BadClip as error:
+            faults.append(Fault(name, row.key, str(error)))
+            continue
+        same_video = shards.codec(clip_id) is not JPEG or (clip.video or b"") == (packed.video or b"")
+        if not same_video or not _same(clip.pose_TKC, packed.pose_TKC) or clip.mask_png != packed.mask_png:
+            faults.append(Fault(name, row.key, f"not the clip of the shards: run cclslr beton {folder} again"))
+    return faults
+
+
+def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return np.array_equal(a, b) if a is not None and b is not None else a is b
+
+
 class BetonSet(ShardSet):
     """A `ShardSet` whose clips come from the .beton beside each index; everything else is the `ShardSet`'s.
 
@@ -140,7 +166,10 @@ class BetonSet(ShardSet):
             folder = path.parent
             if not path.is_file():
                 raise UserError(f"{path} is not there: run cclslr beton {folder}")
-            reader = Reader(str(path))
+            try:
+                reader = Reader(str(path))
+            except Exception as error:  # FFCV checks nothing: a damaged file can come out as any error
+                raise UserError(f"{path} is damaged ({error!r}): run cclslr beton {folder} again") from error
             manager = OSCacheManager(reader)
             context = manager.schedule_epoch(None)
             context.__enter__()
@@ -173,10 +202,15 @@ class BetonSet(ShardSet):
         if _checksum(fields) != self._metadata[number][_CRC][sample]:
             raise BadClip(f"{self.path(clip_id)}: clip {row.key} is damaged (checksum differs)")
         images, offsets, pose, mask, _ = fields
-        return ClipData(
-            replace(row, frame_offsets=tuple(offsets.view(np.int64).tolist()) if len(images) > 1 else ()),
-            images.data if len(images) > 1 and "video" in parts else None,
-            decode_pose(pose.data) if len(pose) > 1 and "pose" in parts else None,
-            mask.tobytes() if len(mask) > 1 and "mask" in parts else None,
-            None,
-        )
+        starts = np.frombuffer(offsets.data, np.int64, len(offsets) // 8)
+        try:
+            return whole_clip(
+                replace(row, frame_offsets=tuple(starts.tolist()) if len(images) > 1 else ()),
+                JPEG,
+                images.data if len(images) > 1 and "video" in parts else None,
+                pose.data if len(pose) > 1 and "pose" in parts else None,
+                mask.tobytes() if len(mask) > 1 and "mask" in parts else None,
+                None,
+            )
+        except BadClip as error:
+            raise BadClip(f"{self.path(clip_id)}: clip {row.key}: {error}") from error

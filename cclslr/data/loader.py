@@ -96,6 +96,7 @@ class Loader:
         self.modalities, self.seed, self.augment = modalities, seed, augment
         self.waited = {"fetch": 0.0, "decode": 0.0, "copy": 0.0}
         self.quarantine = Quarantine(cfg.max_bad_share)
+        _require(shards, modalities)
         self.codec = _codec(shards) if "rgb" in modalities else None
         self._parts = tuple(
             part
@@ -108,6 +109,7 @@ class Loader:
         )
         self._steps = plan.steps(process.rank, process.world)
         self._conductor: threading.Thread | None = None
+        self._copies = torch.cuda.Stream(process.device) if process.device.type == "cuda" else None
 
     def start(self, step: int = 0) -> Loader:
         """Begin at global step `step`, counted over all epochs."""
@@ -147,9 +149,8 @@ class Loader:
         marks = [asked, *(min(max(mark, asked), got) for mark in (job.fetched, job.decoded)), got]
         for name, begin, end in zip(self.waited, marks, marks[1:]):
             self.waited[name] += max(end - begin, 0.0)
-        for tensor in (job.batch.rgb_VBTHWC, job.batch.pose_VBTJC):
-            if tensor is not None and tensor.is_cuda:
-                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        if self._copies is not None:
+            job.batch.record_stream(torch.cuda.current_stream(self.process.device))
         return job.batch
 
     def __enter__(self) -> Loader:
@@ -234,8 +235,7 @@ class Loader:
                         pass
                 # Give to the backend what has been read before asking it for results: it always has work ahead.
                 if waiting is not None and (not in_flight or all(future.done() for future in waiting.reading)):
-                    if self._prepare(waiting):
-                        self._submit(backend, waiting)
+                    if self._prepare(waiting) and self._submit(backend, waiting):
                         in_flight.append(waiting)
                     else:
                         self._issue()
@@ -269,18 +269,28 @@ class Loader:
             return eval_views(self.views, num_frames_B, sizes_B2)
         return draw_views(self.views, self.seed, job.epoch, job.slots.keys_B, num_frames_B, sizes_B2)
 
-    def _submit(self, backend: RgbBackend | None, job: _Job) -> None:
-        job.params = self._draw(job)
-        if backend is not None:
-            encoded = [
-                encoded_clip(self.shards, clip_id, clip, bool(job.params.masked_VB[:, b].any()))
-                for b, (clip_id, clip) in enumerate(zip(job.clip_ids, job.clips, strict=True))
-            ]
-            backend.submit(encoded, job.params)
-        if "pose" in self.modalities:
+    def _submit(self, backend: RgbBackend | None, job: _Job) -> bool:
+        """Hand a batch to the backend and make its pose views; False if nothing is left of it."""
+        while job.clips:
+            job.params = self._draw(job)
+            if backend is None:
+                break
+            encoded, bad = [], {}
+            for b, (clip_id, clip) in enumerate(zip(job.clip_ids, job.clips, strict=True)):
+                try:
+                    encoded.append(encoded_clip(self.shards, clip_id, clip, bool(job.params.masked_VB[:, b].any())))
+                except BadClip as error:  # its masks do not decode
+                    bad[b] = str(error)
+            if not bad:
+                backend.submit(encoded, job.params)
+                break
+            self._exchange(job, bad)
+        if job.clips and "pose" in self.modalities:
+            assert job.params is not None
             poses = [clip.pose_TKC for clip in job.clips if clip.pose_TKC is not None]
             sizes_B2 = np.array([(clip.row.width, clip.row.height) for clip in job.clips])
             job.pose_VBTJC = pose_views(poses, sizes_B2, job.params)
+        return bool(job.clips)
 
     def _finish(self, backend: RgbBackend | None, in_flight: deque[_Job]) -> None:
         """Take the oldest batch from the backend and hand it to the consumer."""
@@ -301,33 +311,50 @@ class Loader:
             torch.tensor(job.clip_ids, dtype=torch.int64),
             torch.tensor(labels, dtype=torch.int64),
         )
-        job.batch = to_device(batch, self.process.device)
+        job.batch = to_device(batch, self.process.device, self._copies)
         job.clips = []  # their memory is free for others
         self._ready.put(job)
 
     def _replace(self, backend: RgbBackend, in_flight: deque[_Job], bad: BadVideo) -> None:
         """Quarantine clips that the backend could not decode, and submit again all that it dropped."""
-        job = in_flight[0]
-        for b, reason in bad.reasons.items():
+        self._exchange(in_flight[0], bad.reasons)
+        dropped = list(in_flight)
+        in_flight.clear()
+        for job in dropped:
+            if self._submit(backend, job):
+                in_flight.append(job)
+            else:
+                self._issue()
+
+    def _exchange(self, job: _Job, reasons: dict[int, str]) -> None:
+        """Quarantine clips of a batch, by position; in training others stand in for them, else they are left out."""
+        for b, reason in reasons.items():
             self.quarantine.add(job.clip_ids[b], reason)
         keys = job.slots.keys_B if self.augment else job.clip_ids
         read = [
-            self._read(job.epoch, clip_id, int(key)) if b in bad.reasons else (clip_id, clip)
+            self._read(job.epoch, clip_id, int(key)) if b in reasons else (clip_id, clip)
             for b, (clip_id, clip, key) in enumerate(zip(job.clip_ids, job.clips, keys, strict=True))
         ]
         job.clip_ids = [clip_id for clip_id, _ in (r for r in read if r is not None)]
         job.clips = [clip for _, clip in (r for r in read if r is not None)]
-        if not job.clips:
-            in_flight.popleft()
-            self._issue()
-        for dropped in in_flight:
-            self._submit(backend, dropped)
+
+
+_REMEDIES = {
+    "rgb": "are poses alone: pack them with their videos, or set model.modalities=[pose]",
+    "pose": "have no pose: estimate keypoints with cclslr poses and pack again, or set model.modalities=[rgb]",
+}
+
+
+def _require(shards: ShardSet, modalities: Sequence[str]) -> None:
+    """Refuse clips that lack what is to be made of them: left out later, they would shift the clips of a batch."""
+    for modality, part in (("rgb", "video"), ("pose", "pose")):
+        lacking = [row.key for row in shards.rows if not row.has(part)] if modality in modalities else []
+        if lacking:
+            named = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
+            raise UserError(f"{len(lacking)} of {len(shards)} clips ({named}) {_REMEDIES[modality]}")
 
 
 def _codec(shards: ShardSet) -> Codec:
-    if not all(row.width for row in shards.rows):
-        key = next(row.key for row in shards.rows if not row.width)
-        raise UserError(f"clip {key} and perhaps others are poses alone; set model.modalities=[pose]")
     codecs = {str(info["codec"]) for info in shards.infos}
     if len(codecs) != 1:
         raise UserError(f"the shards mix codecs ({', '.join(sorted(codecs))}); pack them with the same --codec")

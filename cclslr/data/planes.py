@@ -80,6 +80,7 @@ class TurboJpeg:
         pointer, number = ctypes.c_void_p, ctypes.c_int
         self._lib.tjInitDecompress.restype = pointer
         self._lib.tjGetErrorStr2.restype, self._lib.tjGetErrorStr2.argtypes = ctypes.c_char_p, [pointer]
+        self._lib.tjDestroy.argtypes = [pointer]
         self._lib.tjDecompressHeader3.argtypes = [pointer, pointer, ctypes.c_ulong, *[ctypes.POINTER(number)] * 4]
         self._lib.tjDecompressToYUVPlanes.argtypes = [
             pointer, pointer, ctypes.c_ulong, ctypes.POINTER(pointer), number, ctypes.POINTER(number), number, number
@@ -96,14 +97,14 @@ class TurboJpeg:
         pointers = (ctypes.c_void_p * 3)(*(plane.ctypes.data for plane in planes))
         strides = (ctypes.c_int * 3)(*(plane.shape[1] for plane in planes))
         if self._lib.tjDecompressToYUVPlanes(handle, data, size, pointers, 0, strides, 0, 0) != 0:
-            raise ValueError(self._lib.tjGetErrorStr2(handle).decode())
+            raise self._failure()
 
     def header(self, data: int, size: int) -> tuple[int, int, int]:
         """Width, height and chroma subsampling (2: 4:2:0) of the JPEG at address `data`."""
         handle = self._handle()
         width, height, sampling, space = (ctypes.c_int() for _ in range(4))
         if self._lib.tjDecompressHeader3(handle, data, size, width, height, sampling, space) != 0:
-            raise ValueError(self._lib.tjGetErrorStr2(handle).decode())
+            raise self._failure()
         return width.value, height.value, sampling.value
 
     def _handle(self) -> int:
@@ -111,6 +112,18 @@ class TurboJpeg:
         if handle is None:
             handle = self._local.handle = self._lib.tjInitDecompress()
         return handle
+
+    def _failure(self) -> ValueError:
+        """What went wrong.
+
+        The decompressor may still stand within the damaged header, and would find the same damage in every image to
+        come: it is given up.
+        """
+        handle = self._local.handle
+        self._local.handle = None
+        error = ValueError(self._lib.tjGetErrorStr2(handle).decode())
+        self._lib.tjDestroy(handle)
+        return error
 
 
 @functools.cache

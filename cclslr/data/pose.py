@@ -66,6 +66,7 @@ def pose_views(keypoints: Sequence[np.ndarray], sizes_B2: np.ndarray, params: Vi
         params: the views.
     """
     index_VBT = params.pose_index_VBT
+    assert len(keypoints) == index_VBT.shape[1], "a clip without pose would shift the poses of those after it"
     views_VBTJC = np.empty((*index_VBT.shape, NUM_JOINTS, 3), np.float32)
     most_frames = max((len(clip) for clip in keypoints), default=0)
     scratch_TF = np.empty((most_frames, 3 * _ROW_J), np.float32)

@@ -7,6 +7,7 @@ ends them.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -176,8 +177,13 @@ class DaliBackend:
         self._running.append(job)
 
     def _blame(self, job: _Job, error: RuntimeError) -> Exception:
-        """Find the clips that fail on their own: DALI names no sample. Drops everything in flight."""
+        """Find the clips that fail on their own: DALI names no sample. Drops everything in flight.
+
+        An error of the GPU is no clip's fault: after one, every clip fails.
+        """
         self._drop()
+        if _of_the_gpu(error):
+            return error
         reasons = {}
         for b, clip in enumerate(job.clips):
             alone = _Job([clip], _only(job.params, b))
@@ -190,6 +196,8 @@ class DaliBackend:
                 self._pipeline.outputs()
             except RuntimeError as cause:
                 self._drop()
+                if _of_the_gpu(cause):
+                    return cause
                 reasons[b] = f"{clip.name}: {clip.codec.name} does not decode: {_last_line(cause)}"
         return BadVideo(reasons) if reasons else error
 
@@ -208,6 +216,10 @@ class DaliBackend:
 
 def _only(params: ViewParams, b: int) -> ViewParams:
     return ViewParams(**{name: value[:, b : b + 1] for name, value in vars(params).items()})
+
+
+def _of_the_gpu(error: RuntimeError) -> bool:
+    return re.search(r"\bCUDA\b|CUDA_ERROR|cudaError", str(error)) is not None
 
 
 def _last_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cclslr.codecs import video_extensions
 from cclslr.errors import BadClip, UserError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ManifestRow",
     "RawClip",
     "check_shard_names",
+    "part_of",
 ]
 
 FORMAT_VERSION = 1
@@ -92,6 +94,17 @@ class IndexRow:
     fps: float
     components: dict[str, Component]  # by extension: mjpg | mp4, pose.npy, mask.png, json
     frame_offsets: tuple[int, ...]  # mjpg: start of each JPEG within the component, and the end; empty for mp4
+
+    def has(self, part: str) -> bool:
+        """Whether there is a component of that kind."""
+        return any(part_of(name) == part for name in self.components)
+
+
+def part_of(component: str) -> str | None:
+    """Which part of a clip a component is: video, pose, mask or json; None: nothing that this format knows."""
+    if component in video_extensions():
+        return "video"
+    return {"pose.npy": "pose", "mask.png": "mask", "json": "json"}.get(component)
 
 
 def check_shard_names(names: Iterable[str], where: str | Path) -> None:

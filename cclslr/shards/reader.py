@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
+import struct
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,18 +17,31 @@ import numpy as np
 from PIL import Image
 
 from cclslr.buffers import Buffers
-from cclslr.codecs import Codec, codec_named, video_extensions
+from cclslr.codecs import Codec, codec_named
+from cclslr.codecs.base import MAX_FRAMES, MAX_SIDE
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.cache import NodeCache
-from cclslr.shards.format import FORMAT_VERSION, MASK_SIZE, BadClip, Component, IndexRow
+from cclslr.shards.format import FORMAT_VERSION, MASK_SIZE, BadClip, Component, IndexRow, part_of
 from cclslr.shards.index import INDEX_NAME, parse_index
 from cclslr.shards.store import INFO_NAME, open_store
 
-__all__ = ["INFO_NAME", "PARTS", "BadClip", "ClipData", "ShardSet", "decode_masks", "decode_pose", "encode_masks"]
+__all__ = [
+    "INFO_NAME",
+    "PARTS",
+    "BadClip",
+    "ClipData",
+    "ShardSet",
+    "decode_masks",
+    "decode_pose",
+    "encode_masks",
+    "whole_clip",
+]
 
 CACHE_DIR, CACHE_GB = "~/.cache/cclslr", 200.0  # as in DataConfig
 PARTS = ("video", "pose", "mask", "json")
+MAX_CLIP_BYTES = 1 << 30  # that are read of a clip
+_EXPONENT = np.uint16(0x7C00)  # of a float16: all its bits are set in infinities and NaN
 
 
 @dataclass
@@ -60,14 +75,35 @@ def decode_pose(npy: bytes | memoryview) -> np.ndarray:
     header = bytes(npy[10:begin])
     if npy[:8] != b"\x93NUMPY\x01\x00" or b"'descr': '<f2'" not in header or b"'fortran_order': False" not in header:
         raise BadClip("pose.npy is not a float16 array in C order")
-    return np.frombuffer(npy, "<f2", offset=begin).reshape(-1, NUM_WHOLEBODY, 3)
+    frames, rest = divmod(len(npy) - begin, 2 * NUM_WHOLEBODY * 3)
+    if frames < 1 or rest or f"({frames}, {NUM_WHOLEBODY}, 3)".encode() not in header:
+        raise BadClip(f"pose.npy is no array of (T, {NUM_WHOLEBODY}, 3)")
+    return np.frombuffer(npy, "<f2", offset=begin).reshape(frames, NUM_WHOLEBODY, 3)
 
 
 def decode_masks(png: bytes) -> np.ndarray:
-    """A 1-bit PNG of T masks one below the other → uint8 {0, 1} (T, 64, 64)."""
-    with Image.open(io.BytesIO(png)) as image:
-        stacked = np.asarray(image, dtype=np.uint8)
-    return stacked.reshape(-1, MASK_SIZE, MASK_SIZE)
+    """A 1-bit PNG of T masks one below the other → uint8 {0, 1} (T, 64, 64).
+
+    Raises:
+        BadClip: it is none.
+    """
+    num_masks = _num_masks(png)
+    try:
+        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+            stacked = np.asarray(image, dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadClip(f"mask.png does not decode: {error}") from error
+    return stacked.reshape(num_masks, MASK_SIZE, MASK_SIZE)
+
+
+def _num_masks(png: bytes) -> int:
+    """How many masks a PNG holds by its header, which is all that says how much memory decoding takes."""
+    kind, width, height, depth, colour = struct.unpack_from(">12x4sIIBB", png) if len(png) > 26 else (b"", 0, 0, 0, 0)
+    if png[:8] != b"\x89PNG\r\n\x1a\n" or (kind, width, depth, colour) != (b"IHDR", MASK_SIZE, 1, 0):
+        raise BadClip(f"mask.png is no 1-bit PNG {MASK_SIZE} pixels wide")
+    if height % MASK_SIZE or not 0 < height <= MAX_FRAMES * MASK_SIZE:
+        raise BadClip(f"mask.png is {height} pixels high")
+    return height // MASK_SIZE
 
 
 def encode_masks(masks_THW: np.ndarray) -> bytes:
@@ -77,6 +113,43 @@ def encode_masks(masks_THW: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(masks_THW.reshape(-1, MASK_SIZE).astype(bool)).save(file, "PNG")
     return file.getvalue()
+
+
+def whole_clip(
+    row: IndexRow,
+    codec: Codec | None,
+    video: memoryview | None,
+    pose_npy: bytes | memoryview | None,
+    mask_png: bytes | None,
+    json_text: bytes | None,
+) -> ClipData:
+    """The parts of a clip that were read, held against each other and their row.
+
+    Kernels trust these sizes: they read the poses, masks and frames that a row's `num_frames` speaks of by raw address.
+
+    Raises:
+        BadClip: something is of another length, size or kind, too large to be decoded, or not finite.
+    """
+    if not 0 < row.num_frames <= MAX_FRAMES:
+        raise BadClip(f"the clip has {row.num_frames} frames; 1 to {MAX_FRAMES} are decoded")
+    if video is not None:
+        assert codec is not None
+        if not (0 < row.width <= MAX_SIDE and 0 < row.height <= MAX_SIDE):
+            raise BadClip(f"frames of {row.width}x{row.height}; {MAX_SIDE}x{MAX_SIDE} at most are decoded")
+        offsets = row.frame_offsets
+        if codec.alone:
+            ends = len(offsets) == row.num_frames + 1 and (offsets[0], offsets[-1]) == (0, len(video))
+            if not ends or not all(begin < end for begin, end in itertools.pairwise(offsets)):
+                raise BadClip(f"the frame offsets are not those of {row.num_frames} frames in {len(video)} bytes")
+    pose_TKC = None if pose_npy is None else decode_pose(pose_npy)
+    if pose_TKC is not None:
+        if len(pose_TKC) != row.num_frames:
+            raise BadClip(f"the pose has {len(pose_TKC)} frames, the clip {row.num_frames}")
+        if ((pose_TKC.view(np.uint16) & _EXPONENT) == _EXPONENT).any():  # 7 us for 76 frames; np.isfinite takes 95
+            raise BadClip("pose.npy holds numbers that are not finite; pack the clip again")
+    if mask_png is not None and (masks := _num_masks(mask_png)) != row.num_frames:
+        raise BadClip(f"the clip has {masks} masks for {row.num_frames} frames")
+    return ClipData(row, video, pose_TKC, mask_png, json_text)
 
 
 class ShardSet:
@@ -127,7 +200,7 @@ class ShardSet:
             raise UserError(f"no clip of split {split!r} in {', '.join(map(str, paths))}")
         self.dataset_ids = np.array(dataset_ids, dtype=np.int32)  # (N,) which of `paths` a clip is from
         sizes = [end - begin for begin, end in (_span(row.components.values()) for row in self.rows)]
-        self._block_size = int(np.quantile(sizes, 0.99, method="higher"))
+        self._block_size = int(np.clip(np.quantile(sizes, 0.99, method="higher"), 1, MAX_CLIP_BYTES))
         self._blocks = Buffers(self._new_block)
 
     @property
@@ -159,10 +232,12 @@ class ShardSet:
         """
         row = self.rows[clip_id]
         store = self._stores[self.dataset_ids[clip_id]]
-        wanted = {kind: part for name, part in row.components.items() if (kind := _kind(name)) in parts}
+        wanted = {kind: part for name, part in row.components.items() if (kind := part_of(name)) in parts}
         data: dict[str, memoryview] = {}
         if wanted:
             begin, end = _span(wanted.values())
+            if begin < 0 or not 0 <= end - begin <= MAX_CLIP_BYTES:
+                raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: the index says bytes {begin} to {end}")
             block = self._block(end - begin)
             try:
                 data = _checked(block[: store.read(row.shard, begin, block)], begin, wanted)
@@ -171,11 +246,14 @@ class ShardSet:
             except BadClip as error:
                 raise BadClip(f"{error}: clip {row.key}") from error
             if len(data) < len(wanted):
-                damaged = ", ".join(name for name in row.components if _kind(name) in wanted.keys() - data.keys())
+                damaged = ", ".join(name for name in row.components if part_of(name) in wanted.keys() - data.keys())
                 raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {damaged}: the checksum or length differs")
-        pose = None if "pose" not in data else decode_pose(data["pose"])
         mask, text = (bytes(data[kind]) if kind in data else None for kind in ("mask", "json"))
-        return ClipData(row, data.get("video"), pose, mask, text)
+        try:
+            codec = self.codec(clip_id) if "video" in data else None
+            return whole_clip(row, codec, data.get("video"), data.get("pose"), mask, text)
+        except BadClip as error:
+            raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {error}") from error
 
     def _block(self, size: int) -> memoryview:
         """Memory to read into, used again once no part of it is in use; the longest clips get some of their own."""
@@ -214,10 +292,3 @@ def _checked(block: memoryview, begin: int, wanted: dict[str, Component]) -> dic
         if len(piece) == part.size and zlib.crc32(piece) == part.crc32:
             data[kind] = piece
     return data
-
-
-def _kind(component: str) -> str | None:
-    """Which of `PARTS` a component is; None: nothing that this format knows."""
-    if component in video_extensions():
-        return "video"
-    return {"pose.npy": "pose", "mask.png": "mask", "json": "json"}.get(component)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
+import stat
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,12 +60,13 @@ def open_store(path: str, cache: NodeCache) -> Store:
 
 
 class FolderStore:
-    """A data set in a folder; each shard stays open."""
+    """A data set in a folder; shards stay open, as many as one data set may keep of the files a process may open."""
 
     def __init__(self, path: str) -> None:
         self.name = path
         self._folder = Path(path)
-        self._files: dict[str, int] = {}
+        self._files: dict[str, _Open] = {}
+        self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, 8)
         self._lock = threading.Lock()
 
     def load_info(self) -> dict[str, Any]:
@@ -77,9 +84,9 @@ class FolderStore:
         """See `Store.read`."""
         filled = 0
         try:
-            descriptor = self._descriptor(shard)
-            while filled < len(block) and (more := os.preadv(descriptor, [block[filled:]], begin + filled)):
-                filled += more
+            with self._opened(shard) as descriptor:
+                while filled < len(block) and (more := os.preadv(descriptor, [block[filled:]], begin + filled)):
+                    filled += more
         except OSError as error:
             raise BadClip(f"{self._folder / shard}: {error.strerror}") from error
         return filled
@@ -89,15 +96,50 @@ class FolderStore:
     def close(self) -> None:
         """Close the shards."""
         with self._lock:
-            for descriptor in self._files.values():
-                os.close(descriptor)
-            self._files.clear()
+            self._close_idle()
 
-    def _descriptor(self, shard: str) -> int:
-        descriptor = self._files.get(shard)
-        if descriptor is None:
+    @contextlib.contextmanager
+    def _opened(self, shard: str) -> Iterator[int]:
+        """A descriptor of a shard that nobody closes meanwhile."""
+        with self._lock:
+            file = self._files.get(shard)
+            if file is None:
+                if len(self._files) >= self._most:
+                    self._close_idle()
+                try:
+                    descriptor = open_file(self._folder / shard)
+                except OSError as error:
+                    if error.errno != errno.EMFILE:
+                        raise
+                    self._close_idle()
+                    descriptor = open_file(self._folder / shard)
+                file = self._files[shard] = _Open(descriptor)
+            file.users += 1
+        try:
+            yield file.descriptor
+        finally:
             with self._lock:
-                descriptor = self._files.get(shard)
-                if descriptor is None:
-                    descriptor = self._files[shard] = os.open(self._folder / shard, os.O_RDONLY | os.O_CLOEXEC)
-        return descriptor
+                file.users -= 1
+
+    def _close_idle(self) -> None:
+        for shard, file in list(self._files.items()):
+            if file.users == 0:
+                os.close(file.descriptor)
+                del self._files[shard]
+
+
+@dataclass
+class _Open:
+    """An open shard, and how many threads are reading from it."""
+
+    descriptor: int
+    users: int = 0
+
+
+def open_file(path: Path) -> int:
+    """Open a plain file; waiting for a pipe's other end, or reading from a terminal, would take for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a plain file")
+    return descriptor

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import os
 import tarfile
 import zlib
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ import numpy as np
 
 from cclslr.codecs import Codec, codec_named, video_extensions
 from cclslr.files import read_json
-from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.format import FORMAT_VERSION, SPLITS, BadClip, IndexRow
 from cclslr.shards.index import INDEX_NAME, read_index
 from cclslr.shards.pack import PARTS_NAME, content_hash
-from cclslr.shards.reader import INFO_NAME, decode_masks
+from cclslr.shards.reader import INFO_NAME, decode_masks, decode_pose
+from cclslr.shards.store import open_file
 from cclslr.shards.writer import stock_index
 
 
@@ -116,7 +116,7 @@ def check_shard(task: CheckTask) -> ShardCheck:
         check.faults.append(Fault(task.name, key, what))
 
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(open_file(path), "rb") as file:
             size = file.seek(0, 2)
             if size != task.bytes:
                 fault(f"{size} bytes, expected {task.bytes}")
@@ -131,6 +131,9 @@ def check_shard(task: CheckTask) -> ShardCheck:
             for row in task.rows:
                 parts = {}
                 for name, part in row.components.items():
+                    if not 0 <= part.offset <= part.offset + part.size <= size:
+                        fault(f"{name}: the index says {part.size} bytes from {part.offset} on, of {size}", row.key)
+                        continue
                     file.seek(part.offset)
                     parts[name] = file.read(part.size)
                     if zlib.crc32(parts[name]) != part.crc32:
@@ -176,9 +179,9 @@ def decode_faults(row: IndexRow, parts: dict[str, bytes], codec: Codec) -> list[
                 if list(row.frame_offsets) != codec.offsets(data):
                     faults.append(f"{name}: the frame offsets are not where the images begin")
             elif name == "pose.npy":
-                pose_TKC = np.load(io.BytesIO(data), allow_pickle=False)
-                if pose_TKC.shape != (row.num_frames, NUM_WHOLEBODY, 3) or pose_TKC.dtype != np.float16:
-                    faults.append(f"{name}: {pose_TKC.dtype} {pose_TKC.shape}")
+                pose_TKC = decode_pose(data)
+                if len(pose_TKC) != row.num_frames:
+                    faults.append(f"{name}: {len(pose_TKC)} frames, expected {row.num_frames}")
                 elif not np.isfinite(pose_TKC).all():
                     faults.append(f"{name}: not all numbers are finite")
             elif name == "mask.png":
