@@ -21,7 +21,7 @@ from cclslr.cli import command_parser
 from cclslr.codecs import codecs
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.console import console
-from cclslr.data.backend import backend_name
+from cclslr.data.placement import backend_name
 from cclslr.environment import DALI, Advice, advice, describe, disk_rate
 from cclslr.poses import backends
 from cclslr.training.optimise import Amp

@@ -1,4 +1,4 @@
-"""What the loader asks of the parts that turn encoded video into RGB views, and which library does the work."""
+"""What the loader asks of the parts that turn encoded video into RGB views; the parts are in `cclslr.data.backends`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from cclslr.codecs import Codec
-from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.batch import ViewParams
 from cclslr.errors import BadClip, UserError
 from cclslr.shards.reader import ClipData, ShardSet
-from cclslr.training.distributed import Process
 
 
 @dataclass(frozen=True)
@@ -86,53 +84,3 @@ class RgbBackend(Protocol):
     def close(self) -> None:
         """End the threads; drop what is in flight."""
         ...
-
-
-def backend_name(cfg: DataConfig, views: ViewConfig, device: str) -> str:
-    """What `data.backend=auto` is, where RGB is decoded on `device` (cpu or gpu)."""
-    if cfg.backend != "auto":
-        return cfg.backend
-    return "numba" if device == "cpu" and cfg.decode != "dali" and views.size % 4 == 0 else "dali"
-
-
-def make_backend(
-    cfg: DataConfig, views: ViewConfig, codec: Codec, clips: int, num_views: int, process: Process
-) -> RgbBackend:
-    """The backend that `data.backend`, `data.decode` and `data.device` ask for.
-
-    Args:
-        cfg: of the data.
-        views: of the views.
-        codec: of the shards.
-        clips: most clips in a batch of this rank.
-        num_views: of a clip.
-        process: this process and its device.
-
-    `auto` is DALI on a GPU, and the fused numba path on a CPU.
-    """
-    device = cfg.device if cfg.device != "auto" else "gpu" if process.device.type == "cuda" else "cpu"
-    if backend_name(cfg, views, device) in ("numba", "ffcv"):  # FFCV reads, numba renders
-        from cclslr.data.rgb_numba import NumbaBackend  # compiled when it is imported first
-
-        return NumbaBackend(
-            size=views.size,
-            frames=views.rgb_frames,
-            clips=clips,
-            views=num_views,
-            threads=cfg.workers,
-            pinned=process.device.type == "cuda",
-        )
-    from cclslr.data.rgb_dali import DaliBackend  # DALI takes a second to import; pose alone does without
-
-    return DaliBackend(
-        codec,
-        size=views.size,
-        frames=views.rgb_frames,
-        clips=clips,
-        views=num_views,
-        decode=cfg.decode,
-        device=device,
-        device_id=process.device.index or 0,
-        threads=cfg.workers,
-        depth=cfg.prefetch,
-    )

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from cclslr.codecs import Codec
 from cclslr.config import DataConfig, ViewConfig
-from cclslr.data.backend import BadVideo, RgbBackend, encoded_clip, make_backend
+from cclslr.data.backend import BadVideo, RgbBackend, encoded_clip
+from cclslr.data.backends import backends
 from cclslr.data.batch import Batch, ViewParams, to_device
 from cclslr.data.draw import Purpose, hash_words
+from cclslr.data.placement import make_backend
 from cclslr.data.plan import BatchPlan, Slots
 from cclslr.data.pose import pose_views
 from cclslr.data.quarantine import Quarantine
@@ -88,10 +90,8 @@ class Loader:
         seed: int,
         augment: bool = True,
     ) -> None:
-        if cfg.backend == "ffcv":
-            from cclslr.data.beton import BetonSet
-
-            shards = BetonSet(shards)
+        if cfg.backend != "auto":
+            shards = backends()[cfg.backend].read(shards)
         self.cfg, self.views, self.shards, self.plan, self.process = cfg, views, shards, plan, process
         self.modalities, self.seed, self.augment = modalities, seed, augment
         self.waited = {"fetch": 0.0, "decode": 0.0, "copy": 0.0}
