@@ -16,7 +16,7 @@ from cclslr.config import ViewConfig
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.dali_graphs import clip_graph, frame_graph
-from cclslr.data.rgb_dali import DaliBackend
+from cclslr.data.rgb_dali import DaliBackend, Gather
 from cclslr.data.views import draw_views, eval_views
 
 SIZE, FRAMES = 40, 6
@@ -64,6 +64,27 @@ def test_agrees_with_the_reference(codec: str, decode: str) -> None:
             assert difference.mean() < 0.6
     finally:
         backend.close()
+
+
+def test_frames_in_one_array_give_the_same_views() -> None:
+    """As a GPU gets them; here without page-locked memory."""
+    clips = _clips("h264", sizes=((96, 64),))
+    draws = [_draw(clips, epoch) for epoch in range(4)]
+    results = []
+    for gather in (None, Gather(pinned=False)):
+        backend = _backend("h264", depth=2)
+        backend._gather = gather
+        for params in draws[:2]:
+            backend.submit(clips, params)
+        views = []
+        for i in range(4):
+            views.append(backend.result().clone())
+            if i + 2 < 4:
+                backend.submit(clips, draws[i + 2])
+        backend.close()
+        results.append(views)
+    for mine, expected in zip(*results, strict=True):
+        assert (mine == expected).all()
 
 
 def test_masks_hide_exactly_what_the_reference_hides() -> None:

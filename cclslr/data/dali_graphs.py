@@ -6,7 +6,7 @@ output is the batch as it is wanted, without a copy. Where DALI decodes video, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,24 @@ def _mask_scale(clips: Sequence[EncodedClip]) -> np.ndarray:
 
 
 def frame_inputs(
-    clips: Sequence[EncodedClip], params: ViewParams, decoded: list[list[np.ndarray]] | None
+    clips: Sequence[EncodedClip],
+    params: ViewParams,
+    decoded: list[list[np.ndarray]] | None,
+    gather: Callable[[list[np.ndarray]], np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """What `frame_graph` reads: one sample a frame, in the order view, clip, frame.
 
-    `decoded` holds the frames that any view wants of each clip; None where DALI decodes.
+    One array is fed in a thirtieth of the time of a list of 4,096, in which the GIL is held.
+
+    Args:
+        clips: of the batch.
+        params: of its views.
+        decoded: the frames that any view wants of each clip; None where DALI decodes.
+        gather: makes one array of decoded frames that are alike, in memory that a GPU likes to copy from; None leaves
+            them where they are.
     """
     num_views, num_clips, num_frames = params.rgb_index_VBT.shape
     images: list[np.ndarray] = []
-    masks: list[np.ndarray] = []
     masked_VB = np.zeros((num_views, num_clips), bool)
     buffers = [np.frombuffer(clip.video, np.uint8) for clip in clips]
     masks_of = {b: clip.masks_THW for b, clip in enumerate(clips) if params.masked_VB[:, b].any()}
@@ -53,9 +62,14 @@ def frame_inputs(
             else:
                 ends = clip.frame_offsets
                 images += [buffers[b][ends[t] : ends[t + 1]] for t in index_T]
-            masks_THW = masks_of.get(b) if params.masked_VB[v, b] else None
-            masked_VB[v, b] = masks_THW is not None
-            masks += [_NO_MASK] * num_frames if masks_THW is None else list(masks_THW[index_T][..., None])
+            masked_VB[v, b] = params.masked_VB[v, b] and masks_of[b] is not None
+    side = MASK_SIZE if masked_VB.any() else 1
+    masks_VBTHWC = np.ones((num_views, num_clips, num_frames, side, side, 1), np.uint8)
+    for v, b in np.argwhere(masked_VB):
+        masks_THW = masks_of[b]
+        assert masks_THW is not None
+        masks_VBTHWC[v, b] = masks_THW[params.rgb_index_VBT[v, b], ..., None]
+    alike = gather is not None and decoded is not None and len({image.shape for image in images}) == 1
     start_VB2, end_VB2 = _roi(params)
     scale_B2 = _mask_scale(clips)
 
@@ -63,13 +77,13 @@ def frame_inputs(
         return np.repeat(values_VB.reshape(num_views * num_clips, *values_VB.shape[2:]), num_frames, axis=0)
 
     return {
-        "video": images,
+        "video": gather(images) if alike and gather is not None else images,
         "start": per_frame(start_VB2),
         "end": per_frame(end_VB2),
         "matrix": per_frame(params.colour_VB34[..., :3]),
         "offset": per_frame(params.colour_VB34[..., 3]),
         "masked": per_frame(masked_VB),
-        "mask": masks,
+        "mask": masks_VBTHWC.reshape(-1, side, side, 1),
         "mask_start": per_frame(start_VB2 * scale_B2),
         "mask_end": per_frame(end_VB2 * scale_B2),
     }

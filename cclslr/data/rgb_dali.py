@@ -19,6 +19,7 @@ import torch
 from nvidia.dali import Pipeline
 from torch import Tensor
 
+from cclslr.buffers import Buffers
 from cclslr.codecs import Codec
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
@@ -48,6 +49,26 @@ class _Job:
             elif error is not None:
                 raise error
         return self.bad
+
+
+class Gather:
+    """Makes one array of frames that are alike, in memory that is used again."""
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned = pinned
+        self._buffers: dict[tuple[int, ...], Buffers] = {}  # by shape of all frames
+
+    def __call__(self, frames: list[np.ndarray]) -> np.ndarray:
+        """(N, H, W, 3); in use as long as it is referred to."""
+        shape = (len(frames), *frames[0].shape)
+        if shape not in self._buffers:
+            self._buffers.clear()  # a data set's frames are alike, but for the last batch of an evaluation
+            self._buffers[shape] = Buffers(
+                lambda: torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned).numpy()
+            )
+        frames_NHWC = self._buffers[shape].take()
+        np.stack(frames, out=frames_NHWC)
+        return frames_NHWC
 
 
 class DaliBackend:
@@ -92,6 +113,8 @@ class DaliBackend:
             )
         self._reads_jpeg = decode == "dali" and codec.alone
         self._by_clip = decode == "dali" and not codec.alone
+        # From where they were decoded, a GPU would get thousands of frames one by one.
+        self._gather = Gather(pinned=True) if decode == "libav" and device == "gpu" else None
         self._views = views
         self._frames = frames
         self._threads = ThreadPoolExecutor(threads, "libav") if decode == "libav" else None
@@ -145,6 +168,8 @@ class DaliBackend:
         if self._by_clip:
             return torch.stack([torch.from_dlpack(view.as_tensor()) for view in outputs])
         rgb_NHWC = torch.from_dlpack(outputs[0].as_tensor())
+        if self._gather is not None and rgb_NHWC.is_cuda:  # the copy from page-locked memory may still be under way
+            torch.cuda.current_stream(rgb_NHWC.device).synchronize()
         return rgb_NHWC.view(self._views, len(job.clips), self._frames, *rgb_NHWC.shape[1:])
 
     def close(self) -> None:
@@ -165,7 +190,7 @@ class DaliBackend:
             job.inputs = clip_inputs(job.clips, job.params)
         else:
             decoded = [future.result() for future in job.decoding] if self._threads is not None else None
-            job.inputs = frame_inputs(job.clips, job.params, decoded)
+            job.inputs = frame_inputs(job.clips, job.params, decoded, self._gather)
         if self._pipeline is None:
             self._pipeline = self._build()
             self._pipeline.build()
