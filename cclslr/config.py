@@ -190,6 +190,10 @@ class FinetuneConfig:
         None, "checkpoint of cclslr train; null: from scratch", also=("checkpoint", "weights", "init")
     )
     linear_probe: bool = key(False, "train the last layer only")
+    fuse: str = key(
+        "sum", "of both logits, as in the paper; calibrated: also with a temperature a branch, fitted by a first run "
+        "that leaves out a fifth of the training clips", choices=("sum", "calibrated"),
+    )  # fmt: skip
     report: str = key("last", "which epoch is evaluated", choices=("last", "best_val"))
     eval_split: str = key("test", "split that is evaluated at the end", choices=SPLITS)
 

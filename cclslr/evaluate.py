@@ -15,7 +15,8 @@ from cclslr.config import FinetuneConfig
 from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.models.ccl import ByModality
-from cclslr.models.classifier import Classifier, fuse
+from cclslr.models.classifier import Classifier
+from cclslr.models.fusion import fuse
 from cclslr.shards.reader import ShardSet
 from cclslr.training.distributed import Process
 from cclslr.training.inference import over_clips
@@ -31,7 +32,7 @@ class Scored:
 
     split: str
     scores: Scores
-    logits: ByModality  # (N, classes), and "fused" where there are two branches
+    logits: ByModality  # (N, classes) by branch; with two also "fused", and "calibrated" where temperatures are known
     clip_ids: Tensor  # (N,) rows of `shards`
     labels: Tensor  # (N,) places in `classes`, -1 where a clip has no label
     classes: list[str]  # as the classifier numbers them
@@ -50,7 +51,14 @@ def evaluate(classifier: Classifier, classes: list[str], cfg: FinetuneConfig, sp
     amp = Amp(cfg.run.amp, process.device)
     micro, modalities = cfg.optim.micro_batch, cfg.model.modalities
     logits, clip_ids, labels = over_clips(
-        lambda views: fuse(classifier(views)), shards, cfg.data, cfg.views, modalities, micro, amp, process
+        lambda views: fuse(classifier(views), classifier.temperatures),
+        shards,
+        cfg.data,
+        cfg.views,
+        modalities,
+        micro,
+        amp,
+        process,
     )
     labels = place[labels]
     labelled = labels >= 0

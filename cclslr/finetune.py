@@ -5,16 +5,18 @@
     python -m cclslr.finetune … pretrained=null        # from scratch
 
 Each branch has its own linear layer and its own cross-entropy; the fused prediction is the sum of both logits.
+With fuse=calibrated it is also given as a sum with a temperature a branch, beside the paper's.
 Evaluates at the end and writes <split>.json and <split>_predictions.csv into run.dir.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,11 +27,12 @@ from cclslr.config import FinetuneConfig, RunConfig
 from cclslr.console import console, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
-from cclslr.data.plan import Plan
+from cclslr.data.plan import Plan, hold_out
 from cclslr.errors import UserError
 from cclslr.evaluate import evaluate, score_table, write_report
 from cclslr.masking.options import require_masks
 from cclslr.models.classifier import Classifier
+from cclslr.models.fusion import fit_temperatures
 from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
@@ -38,6 +41,8 @@ from cclslr.training.loop import Training
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
 from cclslr.training.resume import find_saved
 from cclslr.training.statistics import Statistics
+
+HELD_OUT = 0.2  # share of each class's training clips that fits the temperatures
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Learner:
             "best": self.best,
             "classes": self.classes,
             "packing": self.packing,
+            "temperatures": self.classifier.temperatures,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -141,12 +147,30 @@ def finetune(cfg: FinetuneConfig, process: Process) -> None:
     shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
     check(cfg, shards, plan.batches_per_epoch)
+    temperatures = None
+    if cfg.fuse == "calibrated" and len(cfg.model.modalities) > 1:
+        temperatures = calibrate(cfg, shards, plan, process)
+    learner = train(cfg, shards, plan, process, temperatures)
+    if cfg.report == "best_val":
+        learner.classifier.load_state_dict(checkpoint.load_on_all_ranks(run_dir / "best.pt", process)["classifier"])
+    scored = evaluate(learner.classifier, learner.classes, cfg, cfg.eval_split, process)
+    if process.main:
+        write_report(run_dir, scored)
+        title = f"{run_dir}: {cfg.eval_split}, {len(scored.clip_ids)} clips, {cfg.report} epoch"
+        console.print(score_table(scored.scores, title))
+
+
+def train(
+    cfg: FinetuneConfig, shards: ShardSet, plan: Plan, process: Process, temperatures: dict[str, float] | None
+) -> Learner:
+    """Train a classifier on the clips of `plan`; goes on from the run's own checkpoint if there is one."""
     saved = find_saved(cfg, "classifier", process)
     source = None
     if cfg.pretrained is not None and saved is None:  # else its own checkpoint holds everything
         source = checkpoint.load_on_all_ranks(cfg.pretrained, process)
         checkpoint.check_kind(source, "query", cfg.pretrained)
     learner = build_learner(cfg, shards, source, process)
+    learner.classifier.temperatures = temperatures
 
     with Training("fine-tuning", cfg, learner, shards, plan, process, saved) as training:
         console.print(
@@ -160,14 +184,28 @@ def finetune(cfg: FinetuneConfig, process: Process) -> None:
                 if top1 > learner.best:
                     learner.best = top1
                     training.save("best.pt")
+    return learner
 
-    if cfg.report == "best_val":
-        learner.classifier.load_state_dict(checkpoint.load_on_all_ranks(run_dir / "best.pt", process)["classifier"])
-    scored = evaluate(learner.classifier, learner.classes, cfg, cfg.eval_split, process)
-    if process.main:
-        write_report(run_dir, scored)
-        title = f"{run_dir}: {cfg.eval_split}, {len(scored.clip_ids)} clips, {cfg.report} epoch"
-        console.print(score_table(scored.scores, title))
+
+def calibrate(cfg: FinetuneConfig, shards: ShardSet, plan: Plan, process: Process) -> dict[str, float]:
+    """Temperatures of the branches: a run like this one leaves out some training clips, which then judge it.
+
+    The run proper still trains on all clips. It lies in run.dir/held_out.
+    """
+    labels_N = np.array([row.label for row in shards.rows])
+    kept, held = hold_out(plan.clip_ids, labels_N, cfg.run.seed, HELD_OUT)
+    if not len(held):
+        raise UserError("fuse=calibrated holds out a fifth of each class's clips: it needs classes of three or more")
+    part = replace(cfg, run=replace(cfg.run, dir=str(Path(cfg.run.dir) / "held_out")), report="last")
+    of_part = Plan(kept, cfg.optim.batch, cfg.run.seed, shards.dataset_ids[kept], cfg.data.weights)
+    learner = train(part, shards, of_part, process, None)
+    scored = evaluate(learner.classifier, learner.classes, part, cfg.data.split, process)
+    rows_N = torch.isin(scored.clip_ids, torch.from_numpy(held))
+    logits = {m: scored.logits[m][rows_N] for m in cfg.model.modalities}
+    temperatures = fit_temperatures(logits, scored.labels[rows_N])
+    told = ", ".join(f"{m} {value:.2g}" for m, value in temperatures.items())
+    console.print(f"temperatures from {int(rows_N.sum())} clips that a first run left out: {told}")
+    return temperatures
 
 
 def validate(learner: Learner, cfg: FinetuneConfig, process: Process) -> dict[str, float]:

@@ -14,7 +14,8 @@ from cclslr.config import FinetuneConfig, load_config
 from cclslr.datasets.base import VideoFile
 from cclslr.errors import UserError
 from cclslr.models.ccl import ByModality
-from cclslr.models.classifier import from_checkpoint, fuse
+from cclslr.models.classifier import from_checkpoint
+from cclslr.models.fusion import fuse
 from cclslr.shards.format import ManifestRow
 from cclslr.shards.pack import NothingPacked, PackOptions, pack
 from cclslr.shards.reader import ShardSet
@@ -49,7 +50,7 @@ def predict(
             raise UserError(f"{video}: {error.rejected[0].reason}") from error
         shards = ShardSet([str(Path(folder) / "shards")])
         logits, _, _ = over_clips(
-            lambda views: fuse(classifier.to(alone.device)(views)),
+            lambda views: fuse(classifier.to(alone.device)(views), classifier.temperatures),
             shards, cfg.data, cfg.views, cfg.model.modalities, 1, Amp(cfg.run.amp, alone.device), alone,
         )  # fmt: skip
     return {name: x[0] for name, x in logits.items()}, state["classes"]

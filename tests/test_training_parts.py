@@ -15,7 +15,8 @@ from small_runs import same
 
 from cclslr.config import ModelConfig, OptimConfig, RunConfig
 from cclslr.models.ccl import Branches
-from cclslr.models.classifier import Classifier, fuse
+from cclslr.models.classifier import Classifier
+from cclslr.models.fusion import fuse
 from cclslr.training import checkpoint
 from cclslr.training.journal import Journal
 from cclslr.training.metrics import accuracies, confusion

@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     SHUFFLE_BN = 21
     KEY_DROPOUT = 22
     QUERY_DROPOUT = 23
+    HOLD_OUT = 24
 
 
 def hash_words(*words: int | np.ndarray) -> np.ndarray:

@@ -82,6 +82,22 @@ def select_clips(
     return clip_ids
 
 
+def hold_out(clip_ids: np.ndarray, labels_N: np.ndarray, seed: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """(kept, held out), both ascending: a `share` of the clips of each class by hash, rounded, is held out.
+
+    A class keeps at least one clip.
+    """
+    kept: list[int] = []
+    held: list[int] = []
+    for label in np.unique(labels_N[clip_ids]):
+        members = clip_ids[labels_N[clip_ids] == label]
+        ordered = members[np.argsort(hash_words(seed, Purpose.HOLD_OUT, members), kind="stable")].tolist()
+        count = min(round(share * len(ordered)), len(ordered) - 1)
+        kept += ordered[count:]
+        held += ordered[:count]
+    return np.array(sorted(kept), np.int64), np.array(sorted(held), np.int64)
+
+
 def split_weights(num_clips: Sequence[int], weights: Sequence[float]) -> np.ndarray:
     """Clips of each data set in an epoch as long as all of them together, in proportion to `weights`, int64.
 

@@ -14,8 +14,13 @@ from cclslr.models.ccl import ByModality, build_encoder
 class Classifier(nn.Module):
     """One encoder and one linear layer a modality. Views by modality → logits (B, classes) float32 by modality.
 
-    The fused prediction is the sum of the logits; the branches share no parameter and no loss.
+    The branches share no parameter and no loss; cclslr.models.fusion makes one prediction of their logits.
+
+    Attributes:
+        temperatures: of each branch, for calibrated fusion; None: not fitted.
     """
+
+    temperatures: dict[str, float] | None = None
 
     def __init__(self, cfg: ModelConfig, classes: int, linear_probe: bool = False) -> None:
         super().__init__()
@@ -55,11 +60,6 @@ class Classifier(nn.Module):
                 ) from error
 
 
-def fuse(logits: ByModality) -> ByModality:
-    """The logits of each branch and, where there are two, their sum as `fused`."""
-    return {**logits, "fused": sum(logits.values())} if len(logits) > 1 else dict(logits)  # type: ignore[dict-item]
-
-
 def from_checkpoint(state: dict[str, Any], source: str) -> Classifier:
     """The classifier of a checkpoint written by `cclslr.finetune`, in evaluation mode."""
     if "classifier" not in state:
@@ -69,4 +69,5 @@ def from_checkpoint(state: dict[str, Any], source: str) -> Classifier:
     cfg = ModelConfig(**{**state["config"]["model"], "rgb_weights": None})
     classifier = Classifier(cfg, len(state["classes"]))
     classifier.load_state_dict(state["classifier"])
+    classifier.temperatures = state.get("temperatures")
     return classifier.eval()
