@@ -14,6 +14,7 @@ sequences are left out, and all other sources train.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +48,18 @@ class Sequence:
 
     def load(self) -> RawClip:
         """The sequence's keypoints, in pixels."""
-        with np.load(self.path) as content:
-            if "keypoints" in content:
-                keypoints_TKC = content["keypoints"][self.row].astype(np.float32)
-            else:
-                keypoints_TKC = from_mediapipe(content["X"][self.row])
+        name, array = _sequences(self.path, os.stat(self.path).st_mtime_ns)
+        keypoints_TKC = array[self.row].astype(np.float32) if name == "keypoints" else from_mediapipe(array[self.row])
         keypoints_TKC[..., :2] *= (self.width, self.height)
         return RawClip(None, keypoints_TKC, self.fps, {"source": Path(self.path).name, "row": self.row})
+
+
+@functools.lru_cache(maxsize=1)
+def _sequences(path: str, changed: int) -> tuple[str, np.ndarray]:
+    """The file's sequences, and what they are called; read whole, so once, not for every row."""
+    with np.load(path) as content:
+        name = "keypoints" if "keypoints" in content else "X"
+        return name, content[name]
 
 
 def from_mediapipe(x_TF: np.ndarray) -> np.ndarray:
