@@ -30,13 +30,14 @@ class Command:
     summary: str  # one line
     group: str
     place: int
+    is_command: bool  # has a main; families may, all others do
 
     @property
     def is_family(self) -> bool:
         return self.path.is_dir()
 
     def load(self) -> ModuleType:
-        """Import the module of a command that is no family."""
+        """Import the module of a command."""
         return importlib.import_module(".".join((__name__, *self.words)))
 
 
@@ -51,7 +52,8 @@ def list_commands(*family: str) -> list[Command]:
         tree = ast.parse(source.read_text(encoding="utf-8"))
         summary = (ast.get_docstring(tree) or "").split("\n", 1)[0].rstrip(".")
         group, place = _where(tree)
-        found.append(Command((*family, path.stem), path, summary, group, place))
+        runs = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
+        found.append(Command((*family, path.stem), path, summary, group, place, runs))
     order = list(GROUPS)
     return sorted(found, key=lambda command: (order.index(command.group), command.place, command.words))
 

@@ -1,0 +1,1 @@
+"""The kinds of stages that a study file may name, a file each."""

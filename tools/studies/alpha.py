@@ -1,6 +1,0 @@
-"""`cclslr study alpha`, from a checkout."""
-
-from cclslr.__main__ import run
-
-if __name__ == "__main__":
-    run("study", "alpha")
