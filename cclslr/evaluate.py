@@ -14,6 +14,7 @@ from torch import Tensor
 from cclslr.config import FinetuneConfig
 from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
+from cclslr.inspect.confusion import save_confusion
 from cclslr.models.ccl import ByModality
 from cclslr.models.classifier import Classifier
 from cclslr.models.fusion import fuse
@@ -100,13 +101,15 @@ def score_table(scores: Scores, title: str) -> Table:
 
 
 def write_report(folder: Path, scored: Scored) -> None:
-    """Write `<split>.json` and `<split>_predictions.csv` into `folder`."""
+    """Write `<split>.json`, `<split>_predictions.csv` and `<split>_confusion.png` into `folder`."""
     split, logits, labels, classes = scored.split, scored.logits, scored.labels, scored.classes
     report: dict[str, Any] = {"split": split, "clips": len(labels), "scores": scored.scores}
     main = "fused" if "fused" in logits else next(iter(logits))
-    report["confusion"] = confusion(logits[main][labels >= 0], labels[labels >= 0]).tolist()
+    confused_KK = confusion(logits[main][labels >= 0], labels[labels >= 0])
+    report["confusion"] = confused_KK.tolist()
     report["classes"] = classes
     write_json(folder / f"{split}.json", report)
+    save_confusion(folder / f"{split}_confusion.png", confused_KK.numpy(), classes)
     with atomic_write(folder / f"{split}_predictions.csv", "w") as file:
         table = csv.writer(file)
         table.writerow(

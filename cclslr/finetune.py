@@ -11,6 +11,7 @@ Evaluates at the end and writes <split>.json and <split>_predictions.csv into ru
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
 from cclslr.config import FinetuneConfig, RunConfig
-from cclslr.console import console, run_command
+from cclslr.console import console, duration, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.plan import Plan, hold_out
@@ -153,7 +154,10 @@ def finetune(cfg: FinetuneConfig, process: Process) -> None:
     learner = train(cfg, shards, plan, process, temperatures)
     if cfg.report == "best_val":
         learner.classifier.load_state_dict(checkpoint.load_on_all_ranks(run_dir / "best.pt", process)["classifier"])
+    began = time.perf_counter()
     scored = evaluate(learner.classifier, learner.classes, cfg, cfg.eval_split, process)
+    seconds = duration(time.perf_counter() - began)
+    console.print(f"evaluated {len(scored.clip_ids)} clips of {cfg.eval_split} in {seconds}")
     if process.main:
         write_report(run_dir, scored)
         title = f"{run_dir}: {cfg.eval_split}, {len(scored.clip_ids)} clips, {cfg.report} epoch"

@@ -1,8 +1,7 @@
 """The whole job on data that it makes itself, pack to evaluate.
 
-Every stage is a command of its own, printed before it runs, so this is also the tour of the tools. Writes
-runs/demo/summary.json and runs/demo/views.png, and prints the table: fine-tuned with few labels, pre-trained against
-from scratch.
+Every stage is a command of its own, printed before it runs, so this is also the tour of the tools. Ends with a table,
+fine-tuned with few labels, pre-trained against from scratch, and says what it wrote.
 """
 
 from __future__ import annotations
@@ -33,6 +32,14 @@ METRICS = {  # and their headings
     "per_instance_top5": "top-5",
     "per_class_top1": "per class\ntop-1",
     "per_class_top5": "per class\ntop-5",
+}
+
+WRITTEN = {
+    "summary.json": "this table, and how long each stage took",
+    "views.png": "training views, with keypoints and masks",
+    "pretrain/first_batch.png": "the first batch as the trainer saw it",
+    "pretrain/results.png": "curves of losses, k-NN, learning rate, waiting",
+    "*/test_confusion.png": "which signs are taken for which",
 }
 
 # What `quick` changes: enough to show that every stage works, too little to learn much.
@@ -158,6 +165,6 @@ def main(argv: list[str] | None = None) -> None:
     result = summary(ROOT / args.run, time.perf_counter() - began, seconds)
     write_json(ROOT / args.run / "summary.json", result)
     console.print(result_table(result))
-    console.print(
-        f"{duration(result['seconds'])}; written into {args.run}: summary.json (this table), views.png (training views)"
-    )
+    console.print(f"{duration(result['seconds'])} in all; written into {args.run}:")
+    for name, meaning in WRITTEN.items():
+        console.print(f"  {name:26}{meaning}")

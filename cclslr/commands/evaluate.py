@@ -44,4 +44,5 @@ def main(argv: list[str] | None = None) -> None:
             console.print(
                 score_table(scored.scores, f"{args.checkpoint} on {args.split}, {len(scored.clip_ids)} clips")
             )
-            console.print(f"written: {folder}/{args.split}.json, {folder}/{args.split}_predictions.csv")
+            names = ".json", "_predictions.csv", "_confusion.png"
+            console.print(f"written: {', '.join(f'{folder}/{args.split}{name}' for name in names)}", soft_wrap=True)

@@ -17,15 +17,18 @@ from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.errors import UserError
 from cclslr.files import hold_folder
+from cclslr.inspect.contact import batch_sheet
 from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
+from cclslr.training.advice import LoaderSetup, loader_advice
 from cclslr.training.distributed import Process
 from cclslr.training.interrupt import INTERRUPTED, Signals
 from cclslr.training.journal import Journal
 from cclslr.training.learner import Learner
 from cclslr.training.optimise import learning_rate
-from cclslr.training.rate import Rate
+from cclslr.training.rate import Rate, memory_gb
+from cclslr.training.record import group_of
 from cclslr.training.resume import Saved
 
 
@@ -78,6 +81,7 @@ class Training:
         self.done = self.first_step  # steps that the weights have seen
         self._stored = self.first_step  # steps that last.pt has seen
         self.loader = Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
+        self.setup = LoaderSetup.of(cfg.data, cfg.views, self.loader.codec, process.device.type)
         self._record: dict[str, Any] = {}
         self._named: set[int] = set()  # clips whose quarantine was told
 
@@ -98,6 +102,7 @@ class Training:
                 )
             )
             self._open = stack.pop_all()
+        self.journal.describe(self.cfg)
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -106,11 +111,13 @@ class Training:
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         """Each step's number and this rank's clips for it."""
         with self.loader.start(self.first_step):
-            self.rate = Rate(self.loader, self.cfg.optim.batch)
+            self.rate = Rate(self.loader, self.cfg.optim.batch, self.last_step)
             for step in range(self.first_step, self.last_step):
                 for group in self.learner.optimizer.param_groups:
                     group["lr"] = learning_rate(self.cfg.optim, step / self.per_epoch)
                 self._batch = next(self.loader)
+                if step == self.first_step and self.process.main:
+                    self._show_batch(step)
                 yield step, self._batch
                 self._keep()
                 if (signal := self.signals.agreed()) is not None:
@@ -136,9 +143,7 @@ class Training:
             record["epoch"] = self.done / self.per_epoch
             record["lr"] = self.learner.optimizer.param_groups[0]["lr"]
             record |= {"skipped_steps": self.learner.amp.skipped.item(), "quarantined": self._quarantined()}
-            text = "  ".join(f"{name} {value:.2f}" for name, value in zip(losses, mean))
-            rate = f"{record['clips_per_second']:.1f} clips/s  wait {record['waiting']:.0%}"
-            self.journal.show(self.done, f"{text}  {rate}")
+            record["memory_gb"] = round(memory_gb(self.process.device), 3)
         self._record |= record
 
     def epoch_ended(self) -> int:
@@ -147,9 +152,12 @@ class Training:
 
     def evaluate(self, score: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Scores between two steps, with what every rank knows of the data; the time they take is no training time."""
+        began = time.perf_counter()
         self.learner.statistics.average(self.process)
         scores = score()
-        self._record |= scores
+        seconds = round(time.perf_counter() - began, 3)
+        self._record |= {"epoch": self.done / self.per_epoch} | scores
+        self._record |= {f"{group_of(name)}_seconds": seconds for name in scores}
         self.rate.restart(self.done)
         return scores
 
@@ -161,9 +169,12 @@ class Training:
         Raises:
             UserError: the weights are not finite, or the file cannot be written.
         """
+        self._tell()  # a run that is killed in between has the step's record, or makes the step again
         self.learner.statistics.average(self.process)
         if self.learner.amp.is_diverging():
-            console.print(f"step {self.done}: {name} is not written, as the gradients of the last steps are not finite")
+            self.journal.note(
+                f"step {self.done}: {name} is not written: the gradients of the last steps are not finite"
+            )
             return
         if name == "last.pt":
             self._stored = self.done
@@ -177,18 +188,31 @@ class Training:
                 f"from an older checkpoint in {self.run_dir} (run.resume=PATH) with a lower optim.lr"
             )
         checkpoint.save(self.run_dir / name, state)
-        self._record["checkpoint_seconds"] = round(time.perf_counter() - began, 3)
+        self.journal.saved(self.done, name, time.perf_counter() - began)
 
     def _keep(self) -> None:
-        """Checkpoints and journal, after a step."""
+        """Journal and checkpoints, after a step."""
+        self._tell()
         run, epoch = self.cfg.run, self.epoch_ended()
         if epoch or (run.checkpoint_steps and self.done % run.checkpoint_steps == 0):
             self.save("last.pt")
         if epoch and epoch % run.checkpoint_every == 0:
             self.save(f"epoch_{epoch:04d}.pt")
+
+    def _tell(self) -> None:
+        """Hand what is known of the step to the journal."""
         if self._record:
             self.journal.write(self.done, self._record)
+        if "loss" in self._record and self.rate.is_warm:
+            self.journal.advise(loader_advice(self.rate.overall(), self.setup))
         self._record = {}
+
+    def _show_batch(self, step: int) -> None:
+        """Draw the first batch; its views are drawn anew from the plan, so nothing random is used up."""
+        epoch, number = divmod(step, self.per_epoch)
+        slots = self.plan.rank_batch(epoch, number, self.process.rank, self.process.world)
+        shards, views, seed = self.loader.shards, self.cfg.views, self.cfg.run.seed
+        self.journal.first_batch(batch_sheet(self._batch, slots, epoch, shards, views, seed))
 
     def _stop(self, signal: str) -> None:
         began = time.perf_counter()
@@ -207,5 +231,5 @@ class Training:
             for clip_id in found.keys() - self._named:
                 self._named.add(clip_id)
                 if rank > 0:
-                    console.print(f"quarantined clip {clip_id} (rank {rank}): {found[clip_id]}", style="yellow")
+                    self.journal.note(f"quarantined clip {clip_id} (rank {rank}): {found[clip_id]}")
         return len(self._named)

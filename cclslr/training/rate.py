@@ -1,9 +1,17 @@
-"""Clips a second, and the share of time that the trainer waited for its data."""
+"""How fast a run is: clips a second, the share of time that the trainer waited for its data, time left, memory."""
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 import time
+from pathlib import Path
 from typing import Protocol
+
+import torch
+
+WARM_SECONDS = 30.0
 
 
 class Waiting(Protocol):
@@ -16,8 +24,11 @@ class Waiting(Protocol):
 class Rate:
     """Rates between two log lines; asynchronous device work is counted where it is awaited."""
 
-    def __init__(self, source: Waiting, batch: int) -> None:
-        self.source, self.batch = source, batch
+    def __init__(self, source: Waiting, batch: int, last_step: int) -> None:
+        self.source, self.batch, self.last_step = source, batch, last_step
+        self.began: tuple[int, float] | None = None  # step and time since when the time left is reckoned
+        self.seconds = 0.0  # of all intervals that were reported
+        self.waits = dict.fromkeys(source.waited, 0.0)  # seconds in them, by reason
         self.restart(0)
 
     def restart(self, step: int) -> None:
@@ -25,14 +36,44 @@ class Rate:
         self.step, self.time, self.waited = step, time.perf_counter(), dict(self.source.waited)
 
     def since_last(self, step: int) -> dict[str, float]:
-        """clips_per_second over all ranks, waiting (share of time) and its parts wait_<reason>."""
+        """clips_per_second over all ranks, waiting (share of time) and its parts wait_<reason>, seconds_left.
+
+        The time left is reckoned from the first line on, evaluations and checkpoints included.
+        """
         now, waited = time.perf_counter(), dict(self.source.waited)
         seconds = max(now - self.time, 1e-9)
-        parts = {f"wait_{name}": (waited[name] - self.waited[name]) / seconds for name in waited}
+        waits = {name: waited[name] - self.waited[name] for name in waited}
+        self.seconds += seconds
+        for name, value in waits.items():
+            self.waits[name] += value
         result = {
             "clips_per_second": (step - self.step) * self.batch / seconds,
-            "waiting": sum(parts.values()),
-            **parts,
+            "waiting": sum(waits.values()) / seconds,
+            **{f"wait_{name}": value / seconds for name, value in waits.items()},
         }
+        if self.began is None:
+            self.began = self.step, self.time
+        if self.began[0] < step < self.last_step:
+            result["seconds_left"] = (self.last_step - step) * (now - self.began[1]) / (step - self.began[0])
         self.step, self.time, self.waited = step, now, waited
         return result
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether enough was reported to say how the run goes."""
+        return self.seconds >= WARM_SECONDS
+
+    def overall(self) -> dict[str, float]:
+        """Share of time waited for data, by reason, over all that was reported so far."""
+        return {name: value / max(self.seconds, 1e-9) for name, value in self.waits.items()}
+
+
+def memory_gb(device: torch.device) -> float:
+    """What a run needs of what is scarce: the peak that torch reserved on a GPU; without one, resident memory now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e9
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9  # its peak
