@@ -315,7 +315,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(shards: Path, tmp_path: P
 
 def test_a_set_without_clips_is_refused(shards: Path) -> None:
     pack_info = read_json(shards / "dataset.json")
-    finish(shards, [], [], {"masks": None, "codec": "jpeg"})
+    finish(shards, [], [], {"masks": None, "codec": "jpeg", "size": 64, "crop": "none", "quality": 95})
     assert read_json(shards / "dataset.json")["clips"] != pack_info["clips"]
     with pytest.raises(UserError, match="holds no clip"):
         make_masks(shards, STD, 0, ALONE)

@@ -50,6 +50,9 @@ def rows(count: int, parts: str = "video pose") -> list[ManifestRow]:
     ]
 
 
+PACKING = {"codec": "jpeg", "size": 32, "crop": "none", "quality": 90, "masks": None}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "set"
@@ -217,7 +220,7 @@ def test_masks_are_read_back(tmp_path: Path) -> None:
     row = IndexRow("a", "", 0, "train", "", 6, 0, 0, 25.0, {}, ())
     with open_shard(tmp_path, "s.tar") as (writer, shard):
         writer.add(PackedClip(row, {"mask.png": encode_masks(masks_THW), "json": b"{}"}))
-    finish(tmp_path, [shard], ["x"], {})
+    finish(tmp_path, [shard], ["x"], PACKING)
     clip = ShardSet([str(tmp_path)]).read(0)
     assert clip.masks_THW.dtype == np.uint8
     np.testing.assert_array_equal(clip.masks_THW, masks_THW)

@@ -156,7 +156,7 @@ class BetonSet(ShardSet):
         from ffcv.reader import Reader
 
         vars(self).update(vars(shards))
-        self.infos = [{**info, "codec": JPEG.name if info.get("codec") else None} for info in shards.infos]
+        self.infos = [{**info, "codec": JPEG.name} for info in shards.infos]
         self._metadata: dict[int, np.ndarray] = {}
         self._states: dict[int, Any] = {}
         self._samples = np.zeros(len(shards), np.int64)

@@ -6,12 +6,12 @@ import base64
 import html
 import io
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from cclslr.inspect.films import ClipFilms, Film
+from cclslr.shards.info import DatasetInfo
 
 STYLE = """
 :root { --t: 0; --last: 1; color-scheme: dark; }
@@ -108,7 +108,7 @@ def page(title: str, summary: str, clips: Iterable[ClipFilms], num_frames: int) 
 """
 
 
-def summarise(info: dict[str, Any]) -> str:
+def summarise(info: DatasetInfo) -> str:
     """One line about a data set: clips, codec, and how its masks were made."""
     clips = sum(info["clips"].values())
     text = f"{clips:,} clips, {len(info['classes'])} classes, {info['codec']}. "

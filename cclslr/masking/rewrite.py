@@ -32,8 +32,9 @@ from cclslr.masking.settings import MaskSettings, MaskTotals
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow, check_shard_names
 from cclslr.shards.index import INDEX_NAME, read_index, write_index
+from cclslr.shards.info import INFO_NAME, load_info
 from cclslr.shards.pack import finish, only_one
-from cclslr.shards.reader import INFO_NAME, encode_masks
+from cclslr.shards.reader import encode_masks
 from cclslr.shards.writer import PackedClip, ShardFile, open_shard
 from cclslr.training.distributed import Process
 
@@ -85,7 +86,7 @@ def make_masks(
     process.gather_objects(None)  # the others read the index afterwards
     recipe = settings.recipe()
     planned = plan(folder, settings, recipe)
-    masks = read_json(folder / INFO_NAME)["masks"]
+    masks = load_info(folder)["masks"] or {}
     if not planned and not (folder / PARTS_NAME).exists():
         return masks
     tasks = planned[process.rank :: process.world]
@@ -116,12 +117,10 @@ def make_masks(
 
 def plan(folder: Path, settings: MaskSettings, recipe: str) -> list[MaskTask]:
     """A task for every shard whose masks have another recipe, or that has none."""
-    info = read_json(folder / INFO_NAME)
+    info = load_info(folder)
     by_shard: dict[str, list[IndexRow]] = {}
     for row in read_index(folder / INDEX_NAME, info["index_sha256"]):
         by_shard.setdefault(row.shard, []).append(row)
-    check_shard_names(by_shard, folder / INDEX_NAME)
-    check_shard_names([entry["name"] for entry in info["shards"]], folder / INFO_NAME)
     if not by_shard:
         raise UserError(f"{folder} holds no clip, so there is nothing to make masks of; pack it again")
     tasks = []
@@ -165,7 +164,7 @@ def mask_shard(task: MaskTask) -> str:
 
 def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
     """Put finished shards into index.parquet and dataset.json, then remove those they replace."""
-    info = read_json(folder / INFO_NAME)
+    info = load_info(folder)
     shards = {entry["name"]: ShardFile(entry["name"], entry["bytes"], entry["sha256"]) for entry in info["shards"]}
     order = list(shards)
     for row in read_index(folder / INDEX_NAME, info["index_sha256"]):

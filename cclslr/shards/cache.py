@@ -11,14 +11,20 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from cclslr.shards.info import SHA256_PATTERN
+
 CHUNK = 8 << 20  # bytes of one request of a download
 IDLE_SECONDS = 600.0  # a shard that nobody read for so long may make room for another
+
+_OURS = re.compile(SHA256_PATTERN.pattern + r"(\.[0-9]{1,18}\.part)?")
 
 Fetch = Callable[[int, int], bytes]
 """(begin, end) → the bytes of the remote object between them."""
@@ -44,23 +50,24 @@ class NodeCache:
 
     def read(self, sha256: str, begin: int, size: int) -> bytes | None:
         """A part of a cached shard; None where it is not cached."""
-        path = self.folder / sha256
+        path = self._path(sha256)
         try:
             # Opened for each read (10 microseconds): a file kept open would hold its space after eviction.
             with open(path, "rb", buffering=0) as file:
                 block = os.pread(file.fileno(), size, begin)
-        except FileNotFoundError:
+        except OSError:  # not there, or not ours to read: then the server has it
             return None
         now = time.monotonic()
         if now - self._touched.get(sha256, -self.idle_seconds) >= self.idle_seconds / 10:
             self._touched[sha256] = now
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.utime(path)
         return block
 
     def discard(self, sha256: str) -> None:
         """Forget a shard that turned out to be damaged on this disk."""
-        (self.folder / sha256).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path(sha256).unlink()
 
     def download(self, sha256: str, size: int, fetch: Fetch, stop: threading.Event) -> bool:
         """Bring in a shard, from where an earlier attempt stopped.
@@ -72,7 +79,7 @@ class NodeCache:
             DamagedObject: what came does not have this size and checksum.
             Exception: whatever `fetch` raises; what has come so far is kept.
         """
-        part = self.folder / f"{sha256}.{size}.part"
+        part = self._path(sha256).with_name(f"{sha256}.{size}.part")
         if not self._admit(sha256, size, part):
             return False
         with _locked_part(part) as file:
@@ -102,22 +109,28 @@ class NodeCache:
         with self._locked():
             if part.exists() or (self.folder / sha256).exists():
                 return True
-            files = {path: stat for path in self.folder.iterdir() if (stat := _stat(path)) is not None}
-            over = sum(_size(path, stat) for path, stat in files.items()) + size - self.limit
+            files = {path: found for path in self.folder.iterdir() if (found := _stat(path)) is not None}
+            over = sum(_size(path, found) for path, found in files.items()) + size - self.limit
             leave = []
             oldest_first = sorted(files.items(), key=lambda item: item[1].st_mtime)
-            for path, stat in oldest_first:
+            for path, found in oldest_first:
                 if over <= 0:
                     break
-                if time.time() - stat.st_mtime >= self.idle_seconds and not _is_locked(path):
+                if time.time() - found.st_mtime >= self.idle_seconds and not _is_locked(path):
                     leave.append(path)
-                    over -= _size(path, stat)
+                    over -= _size(path, found)
             if over > 0:
                 return False
             for path in leave:
                 path.unlink(missing_ok=True)
             part.touch()
             return True
+
+    def _path(self, sha256: str) -> Path:
+        """Where a shard is cached; what is no checksum could lead anywhere, and is never made a path."""
+        if not SHA256_PATTERN.fullmatch(sha256):
+            raise ValueError(f"{sha256!r} is no SHA-256")
+        return self.folder / sha256
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -128,16 +141,18 @@ class NodeCache:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    if path.name.startswith("."):
+    """Of a file of this cache; whatever else lies in the folder is not ours to count, and never ours to remove."""
+    if not _OURS.fullmatch(path.name):
         return None
     try:
-        return path.stat()
+        found = path.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _size(path: Path, stat: os.stat_result) -> int:
-    return int(path.name.split(".")[1]) if path.suffix == ".part" else stat.st_size
+def _size(path: Path, found: os.stat_result) -> int:
+    return int(path.name.split(".")[1]) if path.suffix == ".part" else found.st_size
 
 
 def _is_locked(path: Path) -> bool:

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cclslr.keypoints import CONFIDENT, WHOLEBODY
 from cclslr.shards.format import SPLITS, BadClip, IndexRow
+from cclslr.shards.info import DatasetInfo
 from cclslr.shards.reader import ShardSet
 
 CARD_NAME = "CARD.md"
@@ -89,7 +89,7 @@ def collect_statistics(task: StatisticsTask) -> Statistics:
     return result
 
 
-def card(name: str, rows: Sequence[IndexRow], info: dict[str, Any], found: Statistics) -> str:
+def card(name: str, rows: Sequence[IndexRow], info: DatasetInfo, found: Statistics) -> str:
     """The card in Markdown."""
     seconds = np.array([row.num_frames / row.fps for row in rows])
     frames = np.array([row.num_frames for row in rows])
@@ -150,7 +150,7 @@ def card(name: str, rows: Sequence[IndexRow], info: dict[str, Any], found: Stati
     else:
         lines.append("none")
     lines += ["", "## Packing", "", f"- licence, as noted by who packed it: {info.get('licence_note') or 'not noted'}"]
-    lines += [f"- {key}: {info[key]}" for key in ("codec", "size", "crop", "quality", "format_version") if key in info]
+    lines += [f"- {key}: {info[key]}" for key in ("codec", "size", "crop", "quality", "format_version")]
     for key, value in (info.get("settings") or {}).items():
         lines.append(f"- {key}: {value}")
     lines += [f"- content hash: {info['content_hash']}", ""]

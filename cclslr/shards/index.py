@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cclslr.errors import UserError
 from cclslr.files import atomic_write
-from cclslr.shards.format import Component, IndexRow
+from cclslr.shards.format import KEY_PATTERN, SHARD_PATTERN, SPLITS, Component, IndexRow
 
 INDEX_NAME = "index.parquet"
 
@@ -71,7 +72,38 @@ def parse_index(data: bytes, name: str, sha256: str | None = None) -> list[Index
         raise UserError(f"{name}: unreadable index ({str(error).splitlines()[0]})") from error
     if table.schema != SCHEMA:
         raise UserError(f"{name}: the columns are not those of this format's version; pack the data set again")
+    fault = _fault(table)
+    if fault is not None:
+        raise UserError(f"{name}: {fault}; pack the data set again, or get it anew")
     return [_from_dict(row) for row in table.to_pylist()]
+
+
+def _fault(table: pa.Table) -> str | None:
+    """What makes rows unusable, or dangerous: data sets come from elsewhere, and names of shards become paths."""
+    parts = pc.list_flatten(table["components"])
+    columns: dict[str, Any] = {name: table[name] for name in SCHEMA.names}
+    columns |= {f"components.{field.name}": pc.struct_field(parts, field.name) for field in _COMPONENT}
+    for name, column in columns.items():
+        if column.null_count:
+            return f"{name} is missing in {column.null_count} places"
+    for shard in table["shard"].unique().to_pylist():
+        if not SHARD_PATTERN.fullmatch(shard):
+            return f"{shard!r} is no name of a shard"
+    checks = {
+        "key": pc.match_substring_regex(table["key"], rf"\A(?:{KEY_PATTERN.pattern})\z"),
+        "split": pc.is_in(table["split"], pa.array(SPLITS)),
+        "label": pc.greater_equal(table["label"], -1),
+        "num_frames": pc.greater(table["num_frames"], 0),
+        "width": pc.greater_equal(table["width"], 0),
+        "height": pc.greater_equal(table["height"], 0),
+        "fps": pc.and_(pc.greater(table["fps"], 0), pc.is_finite(table["fps"])),
+        "components.offset": pc.greater_equal(columns["components.offset"], 0),
+        "components.size": pc.greater_equal(columns["components.size"], 0),
+    }
+    for name, good in checks.items():
+        if not (found := pc.all(good).as_py()) and found is not None:  # None: there are no rows
+            return f"{name} is {columns[name].filter(pc.invert(good))[0]} in a row"
+    return None
 
 
 def _to_dict(row: IndexRow) -> dict[str, Any]:

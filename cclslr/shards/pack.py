@@ -33,7 +33,7 @@ from cclslr.shards.format import (
     check_shard_names,
 )
 from cclslr.shards.index import INDEX_NAME, read_index, write_index
-from cclslr.shards.reader import INFO_NAME
+from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, read_rejected, write_rejected
 from cclslr.shards.writer import MAX_NAME, ShardFile, open_shard
 
@@ -58,7 +58,7 @@ class PackReport:
 
     clips: int
     rejected: list[Rejected]
-    info: dict[str, Any]  # dataset.json
+    info: DatasetInfo
     shards_reused: int = 0  # found complete from an earlier run
     without_video: int = 0  # of the clips
     without_keypoints: int = 0
@@ -117,7 +117,7 @@ def pack(
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out):
         if (out / INFO_NAME).exists():
-            info = read_json(out / INFO_NAME)
+            info = load_info(out)
             if info.get("recipe") != recipe:
                 raise UserError(
                     f"{out} already holds a data set of other clips or settings; pack into another folder, or remove it"
@@ -166,7 +166,7 @@ def pack(
     return _report([part.shard for part in ordered], rejected, info, reused)
 
 
-def _report(shards: list[ShardFile], rejected: list[Rejected], info: dict[str, Any], reused: int) -> PackReport:
+def _report(shards: list[ShardFile], rejected: list[Rejected], info: DatasetInfo, reused: int) -> PackReport:
     components = [row.components for shard in shards for row in shard.rows]
     return PackReport(
         clips=len(components),
@@ -199,7 +199,7 @@ def _whole_shards(out: Path, info: dict[str, Any]) -> dict[str, ShardFile]:
     return whole
 
 
-def _reopen(out: Path, info: dict[str, Any], whole: dict[str, ShardFile], tasks: list[ShardTask]) -> None:
+def _reopen(out: Path, info: DatasetInfo, whole: dict[str, ShardFile], tasks: list[ShardTask]) -> None:
     """Make a damaged data set an unfinished one, of which the whole shards are done.
 
     Shards with masks are other files than those that packing makes: they are done again, and their masks after them.
@@ -218,7 +218,7 @@ def _reopen(out: Path, info: dict[str, Any], whole: dict[str, ShardFile], tasks:
     (out / INFO_NAME).unlink()  # from here on it is a run that was stopped
 
 
-def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: dict[str, Any]) -> dict[str, Any]:
+def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: dict[str, Any]) -> DatasetInfo:
     """Write index.parquet and dataset.json over complete shards; returns what dataset.json says.
 
     `info` is added to what every data set says of itself: format version, classes, counts, shards with their
@@ -242,7 +242,7 @@ def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: d
     }
     value = {**computed, **info, **computed}
     write_json(out / INFO_NAME, value)
-    return value
+    return load_info(out)
 
 
 def content_hash(checksums: list[str]) -> str:

@@ -22,9 +22,10 @@ from cclslr.codecs.base import MAX_FRAMES, MAX_SIDE
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.cache import NodeCache
-from cclslr.shards.format import FORMAT_VERSION, MASK_SIZE, BadClip, Component, IndexRow, part_of
+from cclslr.shards.format import MASK_SIZE, BadClip, Component, IndexRow, part_of
 from cclslr.shards.index import INDEX_NAME, parse_index
-from cclslr.shards.store import INFO_NAME, open_store
+from cclslr.shards.info import INFO_NAME, DatasetInfo
+from cclslr.shards.store import open_store
 
 __all__ = [
     "INFO_NAME",
@@ -173,7 +174,7 @@ class ShardSet:
     ) -> None:
         if not paths:
             raise UserError("no shards given; set data.shards=[shards/<name>]")
-        self.infos: list[dict[str, Any]] = []  # dataset.json of each data set
+        self.infos: list[DatasetInfo] = []  # dataset.json of each data set
         self.rows: list[IndexRow] = []
         self.classes: list[str] = []  # gloss of each label
         self._paths = list(paths)
@@ -182,12 +183,9 @@ class ShardSet:
         dataset_ids: list[int] = []
         for number, store in enumerate(self._stores):
             info = store.load_info()
-            if info.get("format_version") != FORMAT_VERSION:
-                raise UserError(
-                    f"{store.name}/{INFO_NAME}: format version {info.get('format_version')}, this program reads"
-                    f" {FORMAT_VERSION}; pack the data set again with cclslr pack"
-                )
-            rows = parse_index(store.load(INDEX_NAME), f"{store.name}/{INDEX_NAME}", info["index_sha256"])
+            index = f"{store.name}/{INDEX_NAME}"
+            rows = parse_index(store.load(INDEX_NAME), index, info["index_sha256"])
+            _check_places(rows, {shard["name"]: shard["bytes"] for shard in info["shards"]}, index)
             first = len(self.classes)
             kept = [row for row in rows if split is None or row.split == split]
             if first:
@@ -204,7 +202,7 @@ class ShardSet:
         self._blocks = Buffers(self._new_block)
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> DatasetInfo:
         """dataset.json of the first data set."""
         return self.infos[0]
 
@@ -277,6 +275,20 @@ class ShardSet:
         self._stores = [open_store(path, self._cache) for path in self._paths]
         for store in self._stores:
             store.load_info()
+
+
+def _check_places(rows: list[IndexRow], sizes: dict[str, int], name: str) -> None:
+    """Raise a UserError for a clip that would lie in no shard of dataset.json, or beyond the end of its shard."""
+    for row in rows:
+        fault = None
+        if row.shard not in sizes:
+            fault = f"lies in {row.shard}, which {INFO_NAME} lacks"
+        elif not row.components:
+            fault = "has no component"
+        elif max(part.offset + part.size for part in row.components.values()) > sizes[row.shard]:
+            fault = f"lies beyond the end of {row.shard}"
+        if fault is not None:
+            raise UserError(f"{name}: clip {row.key} {fault}; pack the data set again, or get it anew")
 
 
 def _span(components: Collection[Component]) -> tuple[int, int]:

@@ -7,16 +7,15 @@ request a clip, not a shard a clip.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
-from typing import Any
 
 from cclslr.console import console
 from cclslr.errors import UserError
 from cclslr.shards.cache import DamagedObject, NodeCache
 from cclslr.shards.format import BadClip
+from cclslr.shards.info import INFO_NAME, DatasetInfo, parse_info
 
 PATIENCE = 300.0  # seconds that a server may be away
 _ASK_AGAIN = 60.0  # seconds until a shard that found no room is tried again
@@ -33,6 +32,7 @@ class RemoteStore:
     Raises:
         UserError: no such protocol, or its package is not installed.
         FileNotFoundError: no packed data set there.
+        UserError: what is asked for is refused, such as for want of credentials; or dataset.json is not as it must be.
         ConnectionError: no answer for `PATIENCE` seconds.
     """
 
@@ -52,12 +52,9 @@ class RemoteStore:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def load_info(self) -> dict[str, Any]:
-        """dataset.json."""
-        try:
-            info = json.loads(self.load("dataset.json"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{self.name}/dataset.json: not valid JSON ({error})") from error
+    def load_info(self) -> DatasetInfo:
+        """dataset.json, checked."""
+        info = parse_info(self.load(INFO_NAME), f"{self.name}/{INFO_NAME}")
         self._sizes = {shard["name"]: (shard["sha256"], shard["bytes"]) for shard in info["shards"]}
         return info
 
@@ -107,6 +104,8 @@ class RemoteStore:
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{self.name}/{name} is not there") from error
             except Exception as error:  # each protocol has errors of its own
+                if is_final(error):
+                    raise UserError(f"{self.name}/{name}: {error or type(error).__name__}") from error
                 if time.monotonic() + pause > until:
                     raise ConnectionError(f"{self.name}/{name}: no answer for {PATIENCE:.0f} s ({error})") from error
                 if pause == 0.1:
@@ -145,3 +144,13 @@ class RemoteStore:
             with self._news:
                 self._wanted.popleft()
                 self._not_now[shard] = time.monotonic() + pause
+
+
+def is_final(error: Exception) -> bool:
+    """Whether asking again cannot help: the server refuses, or this machine lacks what it takes to ask."""
+    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | ImportError):
+        return True
+    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "InvalidURL"):
+        return True
+    code = getattr(error, "status", getattr(error, "code", None))  # aiohttp's, gcsfs's
+    return isinstance(code, int) and 400 <= code < 500 and code not in (408, 425, 429)

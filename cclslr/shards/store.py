@@ -11,13 +11,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from cclslr.files import read_json
 from cclslr.shards.cache import NodeCache
 from cclslr.shards.format import BadClip
-
-INFO_NAME = "dataset.json"
+from cclslr.shards.info import DatasetInfo, load_info
 
 
 class Store(Protocol):
@@ -25,8 +23,8 @@ class Store(Protocol):
 
     name: str
 
-    def load_info(self) -> dict[str, Any]:
-        """dataset.json."""
+    def load_info(self) -> DatasetInfo:
+        """dataset.json, checked."""
         ...
 
     def load(self, name: str) -> bytes:
@@ -69,12 +67,9 @@ class FolderStore:
         self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, 8)
         self._lock = threading.Lock()
 
-    def load_info(self) -> dict[str, Any]:
-        """dataset.json."""
-        path = self._folder / INFO_NAME
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there: pack the data set with cclslr pack, or let it end")
-        return read_json(path)
+    def load_info(self) -> DatasetInfo:
+        """dataset.json, checked."""
+        return load_info(self._folder)
 
     def load(self, name: str) -> bytes:
         """A small file as a whole."""

@@ -14,11 +14,11 @@ from typing import Any, cast
 import numpy as np
 
 from cclslr.codecs import Codec, codec_named, video_extensions
-from cclslr.files import read_json
-from cclslr.shards.format import FORMAT_VERSION, SPLITS, BadClip, IndexRow
+from cclslr.shards.format import SPLITS, BadClip, IndexRow
 from cclslr.shards.index import INDEX_NAME, read_index
+from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
 from cclslr.shards.pack import PARTS_NAME, content_hash
-from cclslr.shards.reader import INFO_NAME, decode_masks, decode_pose
+from cclslr.shards.reader import decode_masks, decode_pose
 from cclslr.shards.store import open_file
 from cclslr.shards.writer import stock_index
 
@@ -62,9 +62,7 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
         UserError: the index or dataset.json is damaged, or of another version.
     """
     folder = Path(folder).resolve()
-    if not (folder / INFO_NAME).exists():
-        raise FileNotFoundError(f"{folder / INFO_NAME} is not there: packing has not ended; run cclslr pack again")
-    info = read_json(folder / INFO_NAME)
+    info = load_info(folder)
     rows = read_index(folder / INDEX_NAME, info["index_sha256"])
     faults = list(_faults_of_info(folder, info, rows))
     by_shard: dict[str, list[IndexRow]] = {shard["name"]: [] for shard in info["shards"]}
@@ -81,14 +79,13 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
     return tasks, faults
 
 
-def _faults_of_info(folder: Path, info: dict[str, Any], rows: list[IndexRow]) -> list[Fault]:
+def _faults_of_info(folder: Path, info: DatasetInfo, rows: list[IndexRow]) -> list[Fault]:
     faults = []
 
     def expect(value: object, expected: object, name: str) -> None:
         if value != expected:
             faults.append(Fault(INFO_NAME, "", f"{name} is {value}, but {expected} by what is there"))
 
-    expect(info.get("format_version"), FORMAT_VERSION, "format_version")
     expect(info["content_hash"], content_hash([shard["sha256"] for shard in info["shards"]]), "content_hash")
     expect(info["clips"], {split: sum(row.split == split for row in rows) for split in SPLITS}, "clips")
     if not rows:
