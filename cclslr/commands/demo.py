@@ -26,7 +26,6 @@ from cclslr.files import read_json, write_json
 
 GROUP, PLACE = "training", 1
 
-ROOT = Path(__file__).resolve().parents[2]
 METRICS = {  # and their headings
     "per_instance_top1": "top-1",
     "per_instance_top5": "top-5",
@@ -63,7 +62,7 @@ class Stage:
         console.rule(f"{number}/{of} {self.title}")
         console.print(f"$ python {shlex.join(self.arguments)}", style="dim", soft_wrap=True)
         began = time.perf_counter()
-        subprocess.run([sys.executable, *self.arguments], check=True, cwd=ROOT)
+        subprocess.run([sys.executable, *self.arguments], check=True)
         seconds = time.perf_counter() - began
         console.print(f"{self.title}: done in {duration(seconds)}", style="dim")
         return seconds
@@ -157,13 +156,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     for old in (args.run, args.shards):
-        shutil.rmtree(ROOT / old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
     began = time.perf_counter()
     stages = plan_stages(args, quick=args.size == "quick")
     seconds = {stage.name: stage.run(number, len(stages)) for number, stage in enumerate(stages, 1)}
-    result = summary(ROOT / args.run, time.perf_counter() - began, seconds)
-    write_json(ROOT / args.run / "summary.json", result)
+    result = summary(args.run, time.perf_counter() - began, seconds)
+    write_json(args.run / "summary.json", result)
     console.print(result_table(result))
     console.print(f"{duration(result['seconds'])} in all; written into {args.run}:")
     for name, meaning in WRITTEN.items():
