@@ -178,7 +178,7 @@ def _report(shards: list[ShardFile], rejected: list[Rejected], info: DatasetInfo
     )
 
 
-def _whole_shards(out: Path, info: dict[str, Any]) -> dict[str, ShardFile]:
+def _whole_shards(out: Path, info: DatasetInfo) -> dict[str, ShardFile]:
     """The shards of a finished data set that are as they were written: by checksum, since a second packing is how one
     mends a set that was damaged."""
     try:
