@@ -43,7 +43,8 @@ def write_set(folder: Path, codec: str, spoil: Callable[[PackedClip], PackedClip
             )
             packed.parts["mask.png"] = encode_masks(checker_masks(np.empty(9), None))
             writer.add(spoil(packed) if number == VICTIM else packed)
-    finish(folder, [report], ["a", "b"], {"codec": codec, "masks": None})
+    packing = {"codec": codec, "size": 64, "crop": "none", "quality": 90, "masks": None}
+    finish(folder, [report], ["a", "b"], packing)
     return ShardSet([str(folder)])
 
 

@@ -112,7 +112,7 @@ def test_where_no_clip_is_good_no_data_set_is_written(tmp_path: Path) -> None:
 def test_a_set_of_no_clips_is_a_fault(packed: Path, tmp_path: Path) -> None:
     from cclslr.shards.pack import finish
 
-    finish(tmp_path, [], [], {"codec": "jpeg", "masks": None})
+    finish(tmp_path, [], [], {"codec": "jpeg", "size": 32, "crop": "none", "quality": 90, "masks": None})
     _, faults = plan_checks(tmp_path, decode=False)
     assert any("holds no clip" in fault.what for fault in faults)
 

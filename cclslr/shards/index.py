@@ -79,7 +79,10 @@ def parse_index(data: bytes, name: str, sha256: str | None = None) -> list[Index
 
 
 def _fault(table: pa.Table) -> str | None:
-    """What makes rows unusable, or dangerous: data sets come from elsewhere, and names of shards become paths."""
+    """What makes an index unusable, or dangerous: data sets come from elsewhere, and names of shards become paths.
+
+    Frames and sizes of a clip are held against the clip when it is read: a wrong one is that clip's fault alone.
+    """
     parts = pc.list_flatten(table["components"])
     columns: dict[str, Any] = {name: table[name] for name in SCHEMA.names}
     columns |= {f"components.{field.name}": pc.struct_field(parts, field.name) for field in _COMPONENT}
@@ -93,9 +96,6 @@ def _fault(table: pa.Table) -> str | None:
         "key": pc.match_substring_regex(table["key"], rf"\A(?:{KEY_PATTERN.pattern})\z"),
         "split": pc.is_in(table["split"], pa.array(SPLITS)),
         "label": pc.greater_equal(table["label"], -1),
-        "num_frames": pc.greater(table["num_frames"], 0),
-        "width": pc.greater_equal(table["width"], 0),
-        "height": pc.greater_equal(table["height"], 0),
         "fps": pc.and_(pc.greater(table["fps"], 0), pc.is_finite(table["fps"])),
         "components.offset": pc.greater_equal(columns["components.offset"], 0),
         "components.size": pc.greater_equal(columns["components.size"], 0),
