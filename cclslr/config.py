@@ -191,8 +191,8 @@ class FinetuneConfig:
     )
     linear_probe: bool = key(False, "train the last layer only")
     fuse: str = key(
-        "sum", "of both logits, as in the paper; calibrated: also with a temperature a branch, fitted by a first run "
-        "that leaves out a fifth of the training clips", choices=("sum", "calibrated"),
+        # The temperatures are fitted by a first run that leaves out a fifth of the training clips
+        "sum", "sum of both logits; calibrated: each over a temperature that is fitted", choices=("sum", "calibrated"),
     )  # fmt: skip
     report: str = key("last", "which epoch is evaluated", choices=("last", "best_val"))
     eval_split: str = key("test", "split that is evaluated at the end", choices=SPLITS)
