@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cclslr.data.backends import backends
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_JOINTS
 from cclslr.keys import Key, get, key, list_keys, nearest
+from cclslr.registry import names
 from cclslr.shards.format import SPLITS
 
 SHIPPED = Path(__file__).parent / "configs"  # the files of configs/, which come along when cclslr is installed
@@ -37,7 +37,7 @@ class DataConfig:
     )
     backend: str = key(
         "auto", "who turns bytes into RGB views; auto: DALI on a GPU, numba on a CPU",
-        choices=("auto", *backends()),
+        choices=("auto", *names("cclslr.data.backends")),
     )  # fmt: skip
     decode: str = key(
         "auto", "DALI's decoder (nvJPEG, NVDEC on a GPU), or CPU threads by libavcodec",

@@ -29,15 +29,15 @@ from cclslr.console import console, duration, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.plan import Plan, hold_out
+from cclslr.distributed import Process, process_group
 from cclslr.errors import UserError
-from cclslr.evaluate import evaluate, score_table, write_report
 from cclslr.masking.options import require_masks
 from cclslr.models.classifier import Classifier
 from cclslr.models.fusion import fit_temperatures
 from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
-from cclslr.training.distributed import Process, process_group
+from cclslr.training.evaluation import evaluate, score_table, write_report
 from cclslr.training.loop import Training
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
 from cclslr.training.resume import find_saved

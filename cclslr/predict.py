@@ -1,4 +1,9 @@
-"""The sign in one video, as a fine-tuned checkpoint sees it.
+"""Name the sign in one video with a fine-tuned checkpoint.
+
+The five likeliest, per branch and fused.
+
+    cclslr predict runs/finetune_wlasl300/last.pt clip.mp4 --pose clip.npz
+    cclslr predict runs/finetune_wlasl300/last.pt clip.mp4 --estimator mediapipe
 
 The clip goes the way of every other clip: packed as the training data was, read, decoded, viewed whole.
 """
@@ -9,18 +14,22 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from rich.table import Table
 
+from cclslr.cli import command_parser
 from cclslr.config import FinetuneConfig, load_config
+from cclslr.console import console, run_command
 from cclslr.datasets.base import VideoFile
+from cclslr.distributed import process_group
 from cclslr.errors import UserError
 from cclslr.models.ccl import ByModality
 from cclslr.models.classifier import from_checkpoint
 from cclslr.models.fusion import fuse
+from cclslr.poses.base import DEFAULT, backends
 from cclslr.shards.format import ManifestRow
 from cclslr.shards.pack import NothingPacked, PackOptions, pack
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
-from cclslr.training.distributed import process_group
 from cclslr.training.inference import over_clips
 from cclslr.training.optimise import Amp
 
@@ -56,7 +65,25 @@ def predict(
     return {name: x[0] for name, x in logits.items()}, state["classes"]
 
 
-if __name__ == "__main__":
-    from cclslr.__main__ import run
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser("cclslr.predict", __doc__)
+    parser.add_argument("checkpoint", type=Path, help="written by cclslr.finetune")
+    parser.add_argument("video", type=Path, help="any file that FFmpeg reads")
+    parser.add_argument("--pose", type=Path, help="keypoints (T, 133, 3), .npz or .npy (default: they are estimated)")
+    parser.add_argument(
+        "--estimator", choices=backends(), default=DEFAULT,
+        help=f"use the one that the training data was made with (default {DEFAULT})",
+    )  # fmt: skip
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stored config")
+    args = parser.parse_intermixed_args(argv)
+    logits, classes = predict(args.checkpoint, args.video, args.pose, args.estimator, args.overrides)
+    table = Table("rank", *logits, title=str(args.video))
+    top = {name: x.softmax(0).topk(min(5, len(classes))) for name, x in logits.items()}
+    for rank in range(min(5, len(classes))):
+        cells = [f"{classes[t.indices[rank]]} ({100 * t.values[rank]:.1f} %)" for t in top.values()]
+        table.add_row(str(rank + 1), *cells)
+    console.print(table)
 
-    run("predict")
+
+if __name__ == "__main__":
+    run_command(main)

@@ -7,6 +7,7 @@ is imported whenever its table is asked for, so it imports what is heavy inside 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from typing import Protocol, TypeVar
 
@@ -27,3 +28,11 @@ def find(package: str, kind: type[Entry]) -> dict[str, Entry]:
     modules = [importlib.import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(folder)]
     entries = [value for module in modules for value in vars(module).values() if isinstance(value, kind)]
     return {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
+
+
+def names(package: str) -> tuple[str, ...]:
+    """The names of a table's entries without importing any: each is called as its file is; `base` is no entry."""
+    folder = importlib.util.find_spec(package)
+    assert folder is not None
+    files = pkgutil.iter_modules(folder.submodule_search_locations)
+    return tuple(sorted(file.name for file in files if file.name != "base"))

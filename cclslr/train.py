@@ -23,12 +23,12 @@ from cclslr.console import console, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.plan import Plan
+from cclslr.distributed import Process, process_group
 from cclslr.errors import UserError
 from cclslr.masking.options import require_masks
 from cclslr.models.ccl import Branches, ByModality, MemoryBanks, key_copy, momentum_update
 from cclslr.models.objective import Losses, ccl_losses
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Process, process_group
 from cclslr.training.loop import Training
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
 from cclslr.training.probe import knn_probe

@@ -13,10 +13,10 @@ import torch
 
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config
 from cclslr.datasets.synthetic import SynthOptions, manifest
+from cclslr.distributed import Process
 from cclslr.finetune import finetune
 from cclslr.shards.pack import PackOptions, pack
 from cclslr.train import train
-from cclslr.training.distributed import Process
 
 ALONE = Process(0, 1, torch.device("cpu"))
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from cclslr.bench import peers
 from cclslr.bench.jobs import Jobs, Setup
 from cclslr.bench.pretrain import open_loader
 from cclslr.config import PretrainConfig, load_config
-from cclslr.training.distributed import Process
+from cclslr.distributed import Process
 
 SMALL = ["views.rgb_frames=4", "views.size=32", "views.mask_alpha=0", "optim.batch=2", "data.workers=1"]
 

@@ -15,9 +15,9 @@ from cclslr.commands.bench import train as bench_train
 from cclslr.config import PretrainConfig, load_config
 from cclslr.data.batch import Batch
 from cclslr.data.plan import Plan
+from cclslr.distributed import Process
 from cclslr.models.ccl import Branches
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Process
 
 ALONE = Process(0, 1, torch.device("cpu"))
 TINY = [

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cclslr.training.distributed import Process
+from cclslr.distributed import Process
 
 WORKER = """
 import torch
-from cclslr.training.distributed import process_group
+from cclslr.distributed import process_group
 
 with process_group("cpu") as mine:
     for trial in range(20):

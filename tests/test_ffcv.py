@@ -17,10 +17,10 @@ from cclslr.config import DataConfig, ViewConfig
 from cclslr.data import beton
 from cclslr.data.loader import Loader
 from cclslr.data.plan import EvalPlan, Plan
+from cclslr.distributed import Process
 from cclslr.shards.format import BadClip, ManifestRow
 from cclslr.shards.pack import PackOptions, pack
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
-from cclslr.training.distributed import Process
 
 READ = ShardSet.read
 VIEWS = ViewConfig(rgb_frames=4, pose_frames=6, size=32, mask_alpha=0.5)

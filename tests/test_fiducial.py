@@ -13,12 +13,12 @@ from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.data.views import draw_views, to_view
+from cclslr.distributed import Process
 from cclslr.keypoints import FLIP, SELECTED, SLICES
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import ManifestRow, RawClip
 from cclslr.shards.pack import pack
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
-from cclslr.training.distributed import Process
 
 WIDTH, HEIGHT, RADIUS, SIZE, CLIPS = 320, 256, 9, 160, 6
 WHOLE = np.array(SELECTED)[SLICES["body"]]

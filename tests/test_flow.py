@@ -15,11 +15,11 @@ import torch
 from small_runs import ROOT, tiny_shards
 from torch import Tensor, nn
 
+from cclslr.distributed import Process
 from cclslr.masking.advflow import import_advflow
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow, weights_hash
 from cclslr.masking.training import TrainOptions, learning_rate, measure, train_flow
-from cclslr.training.distributed import Process
 
 
 @pytest.fixture(autouse=True)

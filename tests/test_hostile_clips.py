@@ -21,12 +21,12 @@ from cclslr.codecs import codec_named, codecs
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.distributed import Process
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.format import ManifestRow
 from cclslr.shards.pack import finish, pack
 from cclslr.shards.reader import BadClip, ShardSet, encode_masks
 from cclslr.shards.writer import PackedClip, open_shard
-from cclslr.training.distributed import Process
 
 CLIPS, VICTIM = 8, 3
 VIEWS = ViewConfig(rgb_frames=4, pose_frames=6, size=32, mask_alpha=1.0)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from cclslr.config import ViewConfig
+from cclslr.distributed import Process
 from cclslr.inspect.films import HEIGHT, films_of, load_matching_flow
 from cclslr.inspect.page import page, summarise
 from cclslr.masking.architecture import flow_config
@@ -28,7 +29,6 @@ from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import ManifestRow, RawClip
 from cclslr.shards.pack import pack
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Process
 
 
 class Bar:

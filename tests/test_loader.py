@@ -18,11 +18,11 @@ from cclslr.data import loader as loader_module
 from cclslr.data.batch import Batch
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.distributed import Process
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import BadClip, ManifestRow
 from cclslr.shards.pack import pack
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
-from cclslr.training.distributed import Process
 
 VIEWS = ViewConfig(rgb_frames=4, pose_frames=6, size=32, mask_alpha=0.5)
 CLIPS, BATCH, STEPS = 19, 4, 4  # 3 clips are left out of each epoch

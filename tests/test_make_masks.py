@@ -231,7 +231,7 @@ import torch
 from cclslr.masking.methods import MpmOptions
 from cclslr.masking import rewrite
 from cclslr.masking.settings import MaskSettings
-from cclslr.training.distributed import Process
+from cclslr.distributed import Process
 
 packed, out = Path(sys.argv[1]), Path(sys.argv[2])
 CALLS = ("fsync", "replace", "unlink", "rmdir", "mkdir")  # a kill before each of them, and between any two

@@ -13,7 +13,7 @@ from cclslr import finetune, train
 from cclslr.bench import meta, pretrain
 from cclslr.bench.meta import META, HostWaits
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config
-from cclslr.training.distributed import Process
+from cclslr.distributed import Process
 
 SMALL = [
     "model.rgb=r3d10_narrow",

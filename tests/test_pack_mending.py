@@ -14,6 +14,7 @@ import torch
 from cclslr.commands.pack import human_bytes, human_seconds
 from cclslr.commands.pack import main as command
 from cclslr.datasets.base import VideoFile
+from cclslr.distributed import Process
 from cclslr.masking.methods import MpmOptions
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
@@ -21,7 +22,6 @@ from cclslr.shards.format import BadClip, ManifestRow, RawClip
 from cclslr.shards.pack import NothingPacked, PackOptions, pack, read_rejected
 from cclslr.shards.rejections import CURES, Rejected, by_kind, in_lines
 from cclslr.shards.verify import plan_checks
-from cclslr.training.distributed import Process
 
 OPTIONS = PackOptions("jpeg", 32, "none", clips_per_shard=3)
 

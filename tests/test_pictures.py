@@ -17,11 +17,11 @@ from small_runs import tiny_shards
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.distributed import Process
 from cclslr.inspect import contact
 from cclslr.inspect.confusion import save_confusion, worst_pairs
 from cclslr.keypoints import FLIP
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Process
 
 VIEWS = ViewConfig(rgb_frames=5, pose_frames=9, size=32, mask_alpha=0.0)
 SEED = 3

@@ -12,10 +12,10 @@ from small_runs import ROOT, finetune_here, finish, same, start, tiny_shards, tr
 
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config, to_dict
 from cclslr.console import console
-from cclslr.evaluate import match_classes
 from cclslr.files import hold_folder, read_json
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
+from cclslr.training.evaluation import match_classes
 from cclslr.training.resume import changes
 
 

@@ -24,8 +24,8 @@ from cclslr import finetune, keypoints, train
 from cclslr.bench.meta import META, meta_device
 from cclslr.config import FinetuneConfig, PretrainConfig
 from cclslr.data.batch import Batch
+from cclslr.distributed import Process
 from cclslr.models.ccl import ByModality
-from cclslr.training.distributed import Process
 from cclslr.training.optimise import AMP_DTYPES, Amp
 
 ROOM = int(2.5e9)  # bytes of a card left for what is not counted, an assumption

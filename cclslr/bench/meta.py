@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cclslr.training import distributed, optimise
+from cclslr import distributed
+from cclslr.training import optimise
 
 META = torch.device("meta")
 

@@ -23,11 +23,11 @@ from cclslr.config import PretrainConfig, load_config, to_dict
 from cclslr.data.batch import Batch
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.distributed import Process
 from cclslr.models.ccl import Branches
 from cclslr.models.flops import forward_flops, training_flops
 from cclslr.models.objective import ccl_losses
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Process
 from cclslr.training.optimise import Amp
 
 

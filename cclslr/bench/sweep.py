@@ -12,7 +12,7 @@ import torch
 from cclslr import train
 from cclslr.bench.pretrain import Replay, Supply, changed, lean_step, random_batch, summary, take_turns
 from cclslr.config import PretrainConfig
-from cclslr.training.distributed import Process
+from cclslr.distributed import Process
 
 TIE = 0.02  # settings closer than this to the best are told apart by their supply
 

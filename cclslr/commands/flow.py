@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cclslr.cli import command_parser
 from cclslr.console import console, progress_bar
+from cclslr.distributed import process_group
 from cclslr.errors import UserError
 from cclslr.files import atomic_write
 from cclslr.masking.advflow import import_advflow
@@ -26,7 +27,6 @@ from cclslr.masking.frames import draw_frames, held_out
 from cclslr.masking.mpm import to_unit
 from cclslr.masking.training import CALIBRATED, FlowQuality, TrainOptions, measure, train_flow
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import process_group
 
 GROUP, PLACE = "data", 3
 

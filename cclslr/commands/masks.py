@@ -15,10 +15,10 @@ from rich.table import Table
 
 from cclslr.cli import command_parser
 from cclslr.console import console
+from cclslr.distributed import process_group
 from cclslr.errors import UserError
 from cclslr.masking.options import add_arguments, mask_settings
 from cclslr.masking.rewrite import make_masks
-from cclslr.training.distributed import process_group
 
 GROUP, PLACE = "data", 4
 

@@ -162,9 +162,9 @@ def add_masks(out: str, workers: int, scheduler: str | None) -> None:
     # Imported here: the worker processes import this file too, and most of them make no masks.
     import torch
 
+    from cclslr.distributed import Process
     from cclslr.masking.options import add_arguments, mask_settings
     from cclslr.masking.rewrite import make_masks
-    from cclslr.training.distributed import Process
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)

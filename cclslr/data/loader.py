@@ -32,10 +32,10 @@ from cclslr.data.plan import BatchPlan, Slots
 from cclslr.data.pose import pose_views
 from cclslr.data.quarantine import Quarantine
 from cclslr.data.views import draw_views, eval_views
+from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.shards.format import BadClip
 from cclslr.shards.reader import ClipData, ShardSet
-from cclslr.training.distributed import Process
 
 _MAX_ATTEMPTS = 100
 

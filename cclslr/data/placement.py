@@ -6,7 +6,7 @@ from cclslr.codecs import Codec
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.backend import RgbBackend
 from cclslr.data.backends import RgbWork, backends
-from cclslr.training.distributed import Process
+from cclslr.distributed import Process
 
 
 def backend_name(cfg: DataConfig, views: ViewConfig, device: str) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from cclslr.codecs import codec_named
+from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 from cclslr.masking.methods import MpmReport
@@ -36,7 +37,6 @@ from cclslr.shards.info import INFO_NAME, load_info
 from cclslr.shards.pack import finish, only_one
 from cclslr.shards.reader import encode_masks
 from cclslr.shards.writer import PackedClip, ShardFile, open_shard
-from cclslr.training.distributed import Process
 
 PARTS_NAME = ".masks"  # finished shards that the index does not yet know
 READY_NAME = "ready"  # in it: index and dataset.json that are to replace those of the data set

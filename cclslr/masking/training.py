@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.files import atomic_write
 from cclslr.masking.flow import Flow
 from cclslr.masking.mpm import to_unit
-from cclslr.training.distributed import Process
 
 CALIBRATED = (0.7, 1.3)  # of the latents' std on held-out frames: outside it an absolute p = 0.5 means something else
 

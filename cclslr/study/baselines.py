@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from cclslr.config import DataConfig, ModelConfig, PretrainConfig, RunConfig, ViewConfig, load_config
 from cclslr.data.plan import select_clips
 from cclslr.data.pose import CONFIDENT
+from cclslr.distributed import Process, process_group
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.keypoints import WHOLEBODY
@@ -27,7 +28,6 @@ from cclslr.keys import key
 from cclslr.models.ccl import Branches, ByModality
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
-from cclslr.training.distributed import Process, process_group
 from cclslr.training.inference import over_clips
 from cclslr.training.metrics import accuracies
 from cclslr.training.optimise import Amp

@@ -7,11 +7,10 @@ process gets SIGTERM, upon which a training may still save where it is.
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import sys
 import threading
-
-from cclslr.__main__ import run
 
 
 def _end_with_parent() -> None:
@@ -24,4 +23,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
-    run()
+    runpy.run_module("cclslr", run_name="__main__")

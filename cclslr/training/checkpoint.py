@@ -10,9 +10,9 @@ from typing import IO, Any, cast
 
 import torch
 
+from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.files import atomic_write
-from cclslr.training.distributed import Process
 
 KINDS = {"query": "pre-training", "classifier": "fine-tuning"}  # by what only such a checkpoint holds
 

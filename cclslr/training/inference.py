@@ -11,10 +11,10 @@ from torch import Tensor
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.models.ccl import ByModality
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Process
 from cclslr.training.optimise import Amp
 
 

@@ -15,6 +15,7 @@ from cclslr.console import console
 from cclslr.data.batch import Batch
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.files import hold_folder
 from cclslr.inspect.contact import batch_sheet
@@ -22,7 +23,6 @@ from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.advice import LoaderSetup, loader_advice
-from cclslr.training.distributed import Process
 from cclslr.training.interrupt import INTERRUPTED, Signals
 from cclslr.training.journal import Journal
 from cclslr.training.learner import Learner

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cclslr.config import OptimConfig, RunConfig
+from cclslr.distributed import Process
 from cclslr.errors import UserError
-from cclslr.training.distributed import Process
 
 # torch 2.13 calls it by the second name and warns of the first
 _DDP_KEYS = inspect.signature(DistributedDataParallel).parameters

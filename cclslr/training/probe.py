@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cclslr.config import PretrainConfig
+from cclslr.distributed import Process
 from cclslr.models.ccl import Branches, ByModality
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import Process
 from cclslr.training.inference import over_clips
 from cclslr.training.optimise import Amp
 

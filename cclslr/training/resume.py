@@ -9,9 +9,9 @@ from typing import Any
 
 from cclslr.config import FinetuneConfig, PretrainConfig, to_dict
 from cclslr.console import console
+from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.training import checkpoint
-from cclslr.training.distributed import Process
 from cclslr.training.learner import Learner
 
 FIXED = ("run.seed", "optim.batch")  # with another one, "step 1000" would mean other clips

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cclslr.training.distributed import Process
+from cclslr.distributed import Process
 
 _ALIGN = 64  # floats: each begins at an address that any kernel likes
 

@@ -31,11 +31,11 @@ from cclslr.config import DataConfig, PretrainConfig, load_config, to_dict
 from cclslr.console import console, progress_bar
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
+from cclslr.distributed import process_group
 from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import process_group
 
 OURS = ("cclslr-numba", "cclslr-dali", "cclslr-ffcv")
 EXAMPLES = """examples:

@@ -22,11 +22,11 @@ from cclslr.bench.pretrain import open_loader
 from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config, to_dict
 from cclslr.console import console, progress_bar
+from cclslr.distributed import process_group
 from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
-from cclslr.training.distributed import process_group
 
 SAMPLES = 200
 SMALL = ["optim.batch=2", "views.rgb_frames=8", "views.size=64"]

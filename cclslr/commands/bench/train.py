@@ -37,10 +37,10 @@ from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config, to_dict
 from cclslr.console import console
 from cclslr.data.batch import Batch
+from cclslr.distributed import Process, process_group
 from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
-from cclslr.training.distributed import Process, process_group
 from cclslr.training.optimise import check_batch
 
 Keep = Callable[[dict[str, Any]], None]

@@ -17,10 +17,10 @@ from cclslr.bench.pretrain import open_loader
 from cclslr.cli import command_parser
 from cclslr.config import PretrainConfig, load_config
 from cclslr.console import console, progress_bar
+from cclslr.distributed import process_group
 from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
-from cclslr.training.distributed import process_group
 
 FAR = 4  # levels
 NO_JITTER = [f"views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue")]
