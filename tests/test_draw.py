@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cclslr.data.draw import Purpose, hash_words, uniform
+from cclslr.data.draw import Purpose, hash_words, purpose, uniform
 
 _WORD = st.integers(-(2**63), 2**63 - 1)
 
@@ -79,3 +79,14 @@ def test_order_of_the_words_matters() -> None:
 
 def test_purposes_are_distinct() -> None:
     assert len({int(purpose) for purpose in Purpose}) == len(Purpose.__members__)
+
+
+def test_a_new_draw_is_named_and_is_like_no_other():
+    """An augmentation that is added moves no stream: its purpose is a hash of its name, far from the numbers."""
+    drawn = {name: uniform(0, 0, np.arange(1000), purpose(name)) for name in ("grey", "blur")}
+    numbered = [uniform(0, 0, np.arange(1000), each) for each in Purpose]
+    assert purpose("grey") == purpose("grey") > len(Purpose)
+    for x in drawn.values():
+        assert abs(x.mean() - 0.5) < 0.05
+        assert all(abs(np.corrcoef(x, y)[0, 1]) < 0.15 for y in numbered)
+    assert abs(np.corrcoef(*drawn.values())[0, 1]) < 0.15

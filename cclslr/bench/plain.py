@@ -1,4 +1,4 @@
-"""The pre-training step written plainly: the reference for its losses, and the opponent of its speed.
+"""The pre-training step written plainly: what the step of `cclslr.train` must be as exact as, and faster than.
 
 Eager, contiguous convolutions, one similarity product a loss term, momentum update and optimiser parameter by
 parameter, on one device. Same clips in the same BatchNorm groups, same dropout, same arithmetic type: same losses as
@@ -8,18 +8,18 @@ parameter, on one device. Same clips in the same BatchNorm groups, same dropout,
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cclslr.config import ObjectiveConfig, OptimConfig, PretrainConfig
+from cclslr.config import OptimConfig, PretrainConfig
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
 from cclslr.models.ccl import Branches, ByModality
-from cclslr.models.objective import Losses
+from cclslr.models.objective import Losses, Similarity, ccl_losses
 
 
 def plain_momentum_update(key: nn.Module, query: nn.Module, gamma: float) -> None:
@@ -33,40 +33,12 @@ def plain_sgd(parameters: list[nn.Parameter], cfg: OptimConfig) -> torch.optim.S
     return torch.optim.SGD(parameters, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, foreach=False, fused=False)
 
 
-def plain_losses(
-    f_q: ByModality,
-    g_q: ByModality,
-    f_k: ByModality,
-    bank_f: ByModality,
-    bank_g: ByModality,
-    usable_BN: Tensor,
-    cfg: ObjectiveConfig,
-) -> Losses:
-    """The terms of `cclslr.models.objective.ccl_losses`, each with a product of its own (CCL-SLR Eq. 9-14)."""
+def own_similarity(f_q: ByModality, bank_f: ByModality) -> Similarity:
+    """A product of its own for each loss term that wants one."""
+    return lambda a, b: f_q[a] @ bank_f[b].T
 
-    def info_nce(query_BD: Tensor, key_BD: Tensor, bank_ND: Tensor) -> Tensor:
-        positive_B1 = (query_BD * key_BD).sum(1, keepdim=True)
-        negative_BN = (query_BD @ bank_ND.T).masked_fill(~usable_BN, float("-inf"))
-        logits = torch.cat([positive_B1, negative_BN], 1) / cfg.tau
-        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
-    losses = {f"cl_{m}": info_nce(f_q[m], f_k[m], bank_f[m]) for m in f_q}
-    if cfg.spm:
-        mined = torch.zeros_like(usable_BN)
-        for m in f_q:
-            query, bank = (g_q[m], bank_g[m]) if cfg.mine_from == "g" else (f_q[m], bank_f[m])
-            similarity = (query.detach() @ bank.T).masked_fill(~usable_BN, float("-inf"))
-            nearest = similarity.topk(min(cfg.k, similarity.shape[1]), 1).indices
-            mined |= torch.zeros_like(mined).scatter(1, nearest, True)
-        mined &= usable_BN
-        for m in f_q:
-            logits = f_q[m] @ bank_f[m].T / cfg.tau_spm
-            each = F.binary_cross_entropy_with_logits(logits, mined.float(), reduction="none") * usable_BN
-            losses[f"spm_{m}"] = (each.sum(1) / usable_BN.sum(1).clamp(min=1)).mean()
-    if cfg.cross and len(f_q) == 2:
-        for a, b in (list(f_q), list(f_q)[::-1]):
-            losses[f"{a}_to_{b}"] = info_nce(f_q[b], f_k[a], bank_f[a])
-    return losses
+plain_losses = functools.partial(ccl_losses, similarity=own_similarity)
 
 
 @dataclass

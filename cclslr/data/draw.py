@@ -5,6 +5,7 @@ The hash absorbs its 64-bit words one by one through the finaliser of SplitMix64
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
 
 import numpy as np
@@ -15,7 +16,7 @@ _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
 
 
 class Purpose(IntEnum):
-    """What a random number is for. The values are part of every stream: append, never renumber."""
+    """What a random number is for. The values are part of every stream; new draws are named instead (`purpose`)."""
 
     ORDER = 0
     SHARE = 1
@@ -42,6 +43,11 @@ class Purpose(IntEnum):
     KEY_DROPOUT = 22
     QUERY_DROPOUT = 23
     HOLD_OUT = 24
+
+
+def purpose(name: str) -> int:
+    """The purpose of a new draw, by its name: no other draw moves, and nothing need be numbered."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def hash_words(*words: int | np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ bank holds the same clip in the same slot, so one (B, N) mask and one (B, N) lab
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +47,17 @@ def spm(similarity_BN: Tensor, positive_BN: Tensor, usable_BN: Tensor, tau_spm: 
     return ((loss_BN * usable_BN).sum(1) / usable_BN.sum(1).clamp(min=1)).mean()
 
 
+Similarity = Callable[[str, str], Tensor]  # (a, b) → f_q^a · M_f^b, (B, N)
+
+
+def shared_similarity(f_q: ByModality, bank_f: ByModality) -> Similarity:
+    """One product a bank serves the single-modal, the mining and the cross-modal terms."""
+    modalities = list(f_q)
+    queries = torch.cat([f_q[m] for m in modalities])
+    products = {m: (queries @ bank_f[m].T).chunk(len(modalities)) for m in modalities}
+    return lambda a, b: products[b][modalities.index(a)]
+
+
 def ccl_losses(
     f_q: ByModality,
     g_q: ByModality,
@@ -53,6 +66,7 @@ def ccl_losses(
     bank_g: ByModality,
     usable_BN: Tensor,
     cfg: ObjectiveConfig,
+    similarity: Callable[[ByModality, ByModality], Similarity] = shared_similarity,
 ) -> Losses:
     """The terms of the total loss, by name; their sum is L (CCL-SLR Eq. 9-14).
 
@@ -61,24 +75,21 @@ def ccl_losses(
         f_k: key embeddings of the same clips, (B, 128), without gradient.
         bank_f, bank_g: the banks M_f (N, 128) and M_g (N, D).
         usable_BN: bool; slots that take part for each query.
+        similarity: how products of queries and banks are had; the plain step of `cclslr bench train` has its own way.
     """
     modalities = list(f_q)
-    queries = torch.cat([f_q[m] for m in modalities])
-    # One product a bank serves the single-modal, the mining and the cross-modal terms: sim[a][b] = f_q^a · M_f^b
-    products = {m: (queries @ bank_f[m].T).chunk(len(modalities)) for m in modalities}
-    sim = {a: {b: products[b][row] for b in modalities} for row, a in enumerate(modalities)}
-
+    sim = similarity(f_q, bank_f)
     losses: Losses = {}
     for m in modalities:
-        losses[f"cl_{m}"] = info_nce((f_q[m] * f_k[m]).sum(1), sim[m][m], usable_BN, cfg.tau)
+        losses[f"cl_{m}"] = info_nce((f_q[m] * f_k[m]).sum(1), sim(m, m), usable_BN, cfg.tau)
     if cfg.spm:
         with torch.no_grad():
             y = torch.zeros_like(usable_BN)
             for m in modalities:
-                y |= mine_positives(g_q[m] @ bank_g[m].T if cfg.mine_from == "g" else sim[m][m], usable_BN, cfg.k)
+                y |= mine_positives(g_q[m] @ bank_g[m].T if cfg.mine_from == "g" else sim(m, m), usable_BN, cfg.k)
         for m in modalities:
-            losses[f"spm_{m}"] = spm(sim[m][m], y, usable_BN, cfg.tau_spm)
+            losses[f"spm_{m}"] = spm(sim(m, m), y, usable_BN, cfg.tau_spm)
     if cfg.cross and len(modalities) == 2:
         for a, b in (modalities, modalities[::-1]):  # the key and bank of a teach the query of b
-            losses[f"{a}_to_{b}"] = info_nce((f_q[b] * f_k[a]).sum(1), sim[b][a], usable_BN, cfg.tau)
+            losses[f"{a}_to_{b}"] = info_nce((f_q[b] * f_k[a]).sum(1), sim(b, a), usable_BN, cfg.tau)
     return losses
