@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cclslr.commands import pack
@@ -57,6 +57,7 @@ def test_packed_coordinates_are_pixels_of_the_image(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=40), st.integers(0, 3), st.integers(0, 5))
+@settings(deadline=None)
 def test_a_draw_takes_so_many_of_each_sign(labels: list[int], count: int, seed: int) -> None:
     labels_N = np.array(labels)
     if min(Counter(labels).values()) <= count:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from small_runs import finish
@@ -275,6 +275,7 @@ NUMBERS = st.floats(-100, 100, allow_nan=False)
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=12))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_paired_statistics_agree_with_scipy(pairs: list[tuple[float, float]]) -> None:
     cells = tuple(Cell(name, {"cell": name}, ("finetune",), {}) for name in ("a", "b"))
     study = Study("s", "s", "", tuple(range(len(pairs))), "a", {}, cells, (), (), (), "")
