@@ -45,6 +45,8 @@ def predict(
     state = checkpoint.load(checkpoint_path)
     classifier = from_checkpoint(state, str(checkpoint_path))
     cfg = load_config(FinetuneConfig, None, overrides, stored=state["config"])
+    if cfg.data.backend == "ffcv":  # whose .beton this clip is not in; numba makes its views there, too
+        cfg.data.backend = "numba"
     with tempfile.TemporaryDirectory() as folder, process_group(cfg.run.device) as alone:
         if pose is None and ("pose" in cfg.model.modalities or state["packing"]["crop"] == "signer"):
             from cclslr.poses import estimate  # its estimators are extras

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from cclslr.console import console
+from cclslr.distributed import Process
 from cclslr.errors import UserError
 
 _GRACE = 100  # clips; a share of fewer says nothing
+
+
+def _say(text: str) -> None:
+    console.print(text, style="yellow")
 
 
 class Quarantine:
@@ -18,6 +24,7 @@ class Quarantine:
         self.max_share = max_share
         self.reasons: dict[int, str] = {}  # by clip id
         self.num_read = 0
+        self._told: set[int] = set()  # clips of all ranks, on rank 0
         self._lock = threading.Lock()
 
     @property
@@ -29,6 +36,15 @@ class Quarantine:
         """The reasons by clip id, as of now."""
         with self._lock:
             return dict(self.reasons)
+
+    def found_by_all(self, process: Process, tell: Callable[[str], None] = _say) -> int:
+        """Different clips that any rank found bad so far; rank 0 names those of the others. Every rank calls it."""
+        for rank, found in enumerate(process.gather_objects(self.found())):
+            for clip_id in sorted(found.keys() - self._told):
+                self._told.add(clip_id)
+                if rank > 0:
+                    tell(f"quarantined clip {clip_id} (rank {rank}): {found[clip_id]}")
+        return len(self._told)
 
     def passed(self) -> None:
         """Count a clip that was read and is good."""
@@ -46,7 +62,7 @@ class Quarantine:
                 return
             self.num_read += 1
             self.reasons[clip_id] = reason
-            console.print(f"quarantined clip {clip_id}: {reason}", style="yellow")
+            _say(f"quarantined clip {clip_id}: {reason}")
             if self.count > self.max_share * max(self.num_read, _GRACE):
                 named = "\n  ".join(list(self.reasons.values())[:10])
                 raise UserError(

@@ -56,6 +56,7 @@ def over_clips(
             parts.append(
                 ({n: y.float().cpu() for n, y in outputs.items()}, clips.clip_ids_B.cpu(), clips.labels_B.cpu())
             )
+    loader.quarantine.found_by_all(process)
     everything = [part for of_rank in process.gather_objects(parts) for part in of_rank]
     if not everything:
         raise UserError(f"{', '.join(data.shards)}: no clip in the chosen split")

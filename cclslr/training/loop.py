@@ -83,7 +83,6 @@ class Training:
         self.loader = Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
         self.setup = LoaderSetup.of(cfg.data, cfg.views, self.loader.codec, process.device.type)
         self._record: dict[str, Any] = {}
-        self._named: set[int] = set()  # clips whose quarantine was told
 
     def __enter__(self) -> Training:
         with ExitStack() as stack:
@@ -142,7 +141,8 @@ class Training:
             record |= {"loss": sum(mean)} | dict(zip(losses, mean)) | self.rate.since_last(self.done)
             record["epoch"] = self.done / self.per_epoch
             record["lr"] = self.learner.optimizer.param_groups[0]["lr"]
-            record |= {"skipped_steps": self.learner.amp.skipped.item(), "quarantined": self._quarantined()}
+            record["skipped_steps"] = self.learner.amp.skipped.item()
+            record["quarantined"] = self.loader.quarantine.found_by_all(self.process, self.journal.note)
             record["memory_gb"] = round(memory_gb(self.process.device), 3)
         self._record |= record
 
@@ -224,12 +224,3 @@ class Training:
             soft_wrap=True,
         )
         raise SystemExit(INTERRUPTED)
-
-    def _quarantined(self) -> int:
-        """Different clips that any rank found bad since the start; those of other ranks are named here."""
-        for rank, found in enumerate(self.process.gather_objects(self.loader.quarantine.found())):
-            for clip_id in found.keys() - self._named:
-                self._named.add(clip_id)
-                if rank > 0:
-                    self.journal.note(f"quarantined clip {clip_id} (rank {rank}): {found[clip_id]}")
-        return len(self._named)
