@@ -48,9 +48,7 @@ def explain_backends() -> str:
     lines += [f"  {backend.name:<11} {backend.help}" for backend in backends().values()]
     lines += [
         "",
-        "Each backend brings its own build of cv2, so give it an environment of its own; torch is not needed there:",
-        "  python -m venv .venv-poses && .venv-poses/bin/pip install --no-deps -e .",
-        '  .venv-poses/bin/pip install "av>=14" "numpy>=2" rich pillow, and',
+        "What pip install -c constraints.txt brings for it, beside everything else of the project:",
     ]
     return "\n".join(lines + [f"  {backend.name:<11} {backend.packages}" for backend in backends().values()])
 

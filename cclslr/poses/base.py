@@ -60,8 +60,8 @@ class Backend:
     def absent(self, error: ImportError) -> UserError:
         """The error of a backend whose packages are not installed."""
         return UserError(
-            f"the pose backend {self.name} is not installed ({error}): pip install {self.packages}, in an "
-            "environment of its own, for each backend brings another build of cv2; about its models: docs/datasets.md"
+            f"the pose backend {self.name} is not installed ({error}): pip install -c constraints.txt {self.packages}; "
+            "about its models: docs/keypoints.md"
         )
 
 
