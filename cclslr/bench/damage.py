@@ -18,7 +18,7 @@ from cclslr.files import read_json, write_json
 from cclslr.shards.format import Component, IndexRow
 from cclslr.shards.index import INDEX_NAME, read_index, write_index
 from cclslr.shards.pack import finish
-from cclslr.shards.store import INFO_NAME
+from cclslr.shards.info import INFO_NAME
 from cclslr.shards.writer import PackedClip, open_shard
 
 Random = np.random.Generator
