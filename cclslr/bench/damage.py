@@ -17,8 +17,8 @@ from cclslr.data.beton import BETON_NAME
 from cclslr.files import read_json, write_json
 from cclslr.shards.format import Component, IndexRow
 from cclslr.shards.index import INDEX_NAME, read_index, write_index
-from cclslr.shards.pack import finish
 from cclslr.shards.info import INFO_NAME
+from cclslr.shards.pack import finish
 from cclslr.shards.writer import PackedClip, open_shard
 
 Random = np.random.Generator

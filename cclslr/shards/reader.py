@@ -185,7 +185,7 @@ class ShardSet:
             info = store.load_info()
             index = f"{store.name}/{INDEX_NAME}"
             rows = parse_index(store.load(INDEX_NAME), index, info["index_sha256"])
-            _check_places(rows, {shard["name"]: shard["bytes"] for shard in info["shards"]}, index)
+            _check_rows(rows, info, index)
             first = len(self.classes)
             kept = [row for row in rows if split is None or row.split == split]
             if first:
@@ -277,8 +277,9 @@ class ShardSet:
             store.load_info()
 
 
-def _check_places(rows: list[IndexRow], sizes: dict[str, int], name: str) -> None:
-    """Raise a UserError for a clip that would lie in no shard of dataset.json, or beyond the end of its shard."""
+def _check_rows(rows: list[IndexRow], info: DatasetInfo, name: str) -> None:
+    """Raise a UserError for a clip in no shard of dataset.json, beyond the end of its shard, or of no class."""
+    sizes = {shard["name"]: shard["bytes"] for shard in info["shards"]}
     for row in rows:
         fault = None
         if row.shard not in sizes:
@@ -287,6 +288,8 @@ def _check_places(rows: list[IndexRow], sizes: dict[str, int], name: str) -> Non
             fault = "has no component"
         elif max(part.offset + part.size for part in row.components.values()) > sizes[row.shard]:
             fault = f"lies beyond the end of {row.shard}"
+        elif row.label >= len(info["classes"]):
+            fault = f"has label {row.label} of {len(info['classes'])} classes"
         if fault is not None:
             raise UserError(f"{name}: clip {row.key} {fault}; pack the data set again, or get it anew")
 

@@ -48,6 +48,7 @@ from cclslr.data.beton import check_beton, write_beton
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.datasets.synthetic import SynthOptions, manifest
+from cclslr.distributed import Process
 from cclslr.environment import describe
 from cclslr.errors import BadClip, UserError
 from cclslr.files import atomic_write, read_json, write_json
@@ -58,7 +59,6 @@ from cclslr.shards.clip import PackOptions
 from cclslr.shards.pack import pack
 from cclslr.shards.reader import PARTS, ClipData, ShardSet
 from cclslr.shards.verify import check_shard, plan_checks
-from cclslr.training.distributed import Process
 
 OUTCOMES = ("named", "substituted", "same", "accepted", "silent", "fatal", "hanging")
 BATCH, SEED = 4, 3
@@ -133,8 +133,7 @@ def read_stream(folder: Path, way: Way, bad: frozenset[int] = frozenset()) -> St
             stream.batches.append(list(zip(ids, labels, loader.batch_hashes(batch), strict=True)))
             assert batch.pose_VBTJC is not None
             stream.finite = stream.finite and bool(torch.isfinite(batch.pose_VBTJC).all())
-            if any(not -1 <= label < len(shards.classes) for label in labels):
-                raise IndexError(f"labels {labels} of {len(shards.classes)} classes")
+            assert all(-1 <= label < len(shards.classes) for label in labels), "a label that is no class"
         stream.quarantined = loader.quarantine.found()
     return stream
 
