@@ -86,7 +86,7 @@ def damage_on_purpose(folder: Path, rng: Random, rows_only: bool = False) -> Dam
         info = read_json(folder / INFO_NAME)
         info["index_sha256"] = hashlib.sha256((folder / INDEX_NAME).read_bytes()).hexdigest()
         write_json(folder / INFO_NAME, info)
-        return Damage("row", how, (read_index(folder / INDEX_NAME)[number].key,))
+        return Damage("row", how, (rows[number].key,))
     return _damage_part(folder, rows, number, rng)
 
 
