@@ -393,7 +393,7 @@ def test_an_undecodable_clip_keeps_everything_and_is_counted(tmp_path: Path, mon
     real = Jpeg.encode
 
     def garbage(codec: Jpeg, frames: np.ndarray, *options: Any) -> tuple[bytes, list[int]]:
-        return (b"\xff\xd8no jpeg", [0, 9]) if frames[0, 0, 0, 0] == first else real(codec, frames, *options)
+        return (b"\xff\xd8no jpeg", list(range(10))) if frames[0, 0, 0, 0] == first else real(codec, frames, *options)
 
     first = Square(1, 9).load().frames_THWC[0, 0, 0, 0]  # type: ignore[index]
     monkeypatch.setattr(Jpeg, "encode", garbage)
