@@ -36,7 +36,7 @@ class DataConfig:
         None, "few-label fine-tuning: so many clips of each class, chosen by hash", low=1
     )
     backend: str = key(
-        "auto", "who turns bytes into RGB views; auto: DALI on a GPU, numba on a CPU",
+        "auto", "who makes RGB views; auto: measured on a GPU, numba on a CPU",
         choices=("auto", *names("cclslr.data.backends")),
     )  # fmt: skip
     decode: str = key(

@@ -37,6 +37,7 @@ from cclslr.models.fusion import fit_temperatures
 from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
+from cclslr.training.backend_choice import StepOnTrial, choose
 from cclslr.training.evaluation import evaluate, score_table, write_report
 from cclslr.training.loop import Training
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
@@ -141,6 +142,15 @@ def check(cfg: FinetuneConfig, shards: ShardSet, steps_an_epoch: int) -> None:
         raise UserError(f"report=best_val needs an epoch ({steps_an_epoch} steps), run.max_steps={cfg.run.max_steps}")
 
 
+def step_on_trial(cfg: FinetuneConfig, shards: ShardSet, process: Process) -> StepOnTrial:
+    """The step of this rank alone, with a classifier of its own."""
+    alone = Process(0, 1, process.device)
+    optim = replace(cfg.optim, batch=cfg.optim.batch // process.world)
+    cfg = replace(cfg, optim=optim, run=replace(cfg.run, compile="none"))
+    learner = build_learner(cfg, shards, None, alone)
+    return lambda batch, number: finetune_step(learner, batch, number, cfg, alone)
+
+
 def finetune(cfg: FinetuneConfig, process: Process) -> None:
     """The whole run: from a pre-trained checkpoint to scores."""
     check_batch(cfg.optim, process.world)
@@ -173,10 +183,11 @@ def train(
     if cfg.pretrained is not None and saved is None:  # else its own checkpoint holds everything
         source = checkpoint.load_on_all_ranks(cfg.pretrained, process)
         checkpoint.check_kind(source, "query", cfg.pretrained)
+    placement = choose(cfg, shards, plan, process, saved, lambda: step_on_trial(cfg, shards, process))
     learner = build_learner(cfg, shards, source, process)
     learner.classifier.temperatures = temperatures
 
-    with Training("fine-tuning", cfg, learner, shards, plan, process, saved) as training:
+    with Training("fine-tuning", cfg, learner, shards, plan, process, saved, placement) as training:
         console.print(
             f"fine-tuning on {plan.clips_per_epoch} clips of {len(shards.classes)} classes: {training.last_step} steps,"
             f" {'pre-trained' if cfg.pretrained else 'from scratch'}{', linear probe' if cfg.linear_probe else ''}"

@@ -29,6 +29,7 @@ from cclslr.masking.options import require_masks
 from cclslr.models.ccl import Branches, ByModality, MemoryBanks, key_copy, momentum_update
 from cclslr.models.objective import Losses, ccl_losses
 from cclslr.shards.reader import ShardSet
+from cclslr.training.backend_choice import StepOnTrial, choose
 from cclslr.training.loop import Training
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
 from cclslr.training.probe import knn_probe
@@ -139,6 +140,15 @@ def at_epoch(cfg: PretrainConfig, epoch: float) -> PretrainConfig:
     return replace(cfg, objective=replace(cfg.objective, spm=False))
 
 
+def step_on_trial(cfg: PretrainConfig, process: Process) -> StepOnTrial:
+    """The step of this rank alone, with networks of its own."""
+    alone = Process(0, 1, process.device)
+    optim = replace(cfg.optim, batch=cfg.optim.batch // process.world)
+    cfg = replace(cfg, optim=optim, run=replace(cfg.run, compile="none"))
+    learner = build_learner(cfg, alone)
+    return lambda batch, number: pretrain_step(learner, batch, number, cfg, alone)
+
+
 def train(cfg: PretrainConfig, process: Process) -> None:
     """The whole run: from shards to checkpoints."""
     check_batch(cfg.optim, process.world)
@@ -149,9 +159,10 @@ def train(cfg: PretrainConfig, process: Process) -> None:
         require_masks(shards, cfg.views.mask_alpha)
     plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
     saved = find_saved(cfg, "query", process)
+    placement = choose(cfg, shards, plan, process, saved, lambda: step_on_trial(cfg, process))
     learner = build_learner(cfg, process)
 
-    with Training("pre-training", cfg, learner, shards, plan, process, saved) as training:
+    with Training("pre-training", cfg, learner, shards, plan, process, saved, placement) as training:
         console.print(
             f"pre-training on {plan.clips_per_epoch} clips: {training.last_step} steps of {cfg.optim.batch}, "
             f"{plan.batches_per_epoch} an epoch, {process.world} rank(s), {process.device.type}, {learner.amp.name}"

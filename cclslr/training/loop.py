@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.advice import LoaderSetup, loader_advice
+from cclslr.training.backend_choice import Placement
 from cclslr.training.interrupt import INTERRUPTED, Signals
 from cclslr.training.journal import Journal
 from cclslr.training.learner import Learner
@@ -52,6 +54,7 @@ class Training:
         shards, plan: the clips, and which of them when.
         process: this one among all.
         saved: the checkpoint that the run continues, if it does.
+        placement: who makes the views, where `data.backend=auto` has been measured.
 
     Attributes:
         first_step, last_step: steps of this process, numbered over all epochs; the first one and one past the last.
@@ -66,6 +69,7 @@ class Training:
         plan: Plan,
         process: Process,
         saved: Saved | None,
+        placement: Placement | None,
     ) -> None:
         self.title, self.cfg, self.learner, self.plan, self.process = title, cfg, learner, plan, process
         self.run_dir = Path(cfg.run.dir)
@@ -80,8 +84,10 @@ class Training:
                 console.print(f"nothing to train: the run ends at step {self.last_step} (optim.epochs, run.max_steps)")
         self.done = self.first_step  # steps that the weights have seen
         self._stored = self.first_step  # steps that last.pt has seen
-        self.loader = Loader(cfg.data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
-        self.setup = LoaderSetup.of(cfg.data, cfg.views, self.loader.codec, process.device.type)
+        self.placement = placement
+        data = cfg.data if placement is None else placement.applied(cfg.data)
+        self.loader = Loader(data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
+        self.setup = LoaderSetup.of(data, cfg.views, self.loader.codec, process.device.type)
         self._record: dict[str, Any] = {}
 
     def __enter__(self) -> Training:
@@ -181,7 +187,8 @@ class Training:
         if not self.process.main:
             return
         began = time.perf_counter()
-        state = self.learner.state() | {"step": self.done, "config": to_dict(self.cfg)}
+        placement = None if self.placement is None else asdict(self.placement)
+        state = self.learner.state() | {"step": self.done, "config": to_dict(self.cfg), "placement": placement}
         if wrong := checkpoint.not_finite(state):
             raise UserError(
                 f"step {self.done}: {wrong} is not finite: the run has diverged, and {name} was not written. Continue "
