@@ -175,11 +175,13 @@ class BetonSet(ShardSet):
             context.__enter__()
             self._metadata[number], self._states[number] = reader.metadata, context.state
             self._read = manager.compile_reader()
-            position = {self._bytes(number, i, _KEY).tobytes().decode(): i for i in range(reader.num_samples)}
+            position = {self._bytes(number, i, _KEY).tobytes(): i for i in range(reader.num_samples)}
             try:
-                self._samples[clip_ids] = [position[shards.rows[i].key] for i in clip_ids]
+                self._samples[clip_ids] = [position[shards.rows[i].key.encode()] for i in clip_ids]
             except KeyError as error:
-                raise UserError(f"{path} lacks clip {error.args[0]}: run cclslr beton {folder} again") from error
+                raise UserError(
+                    f"{path} lacks clip {error.args[0].decode()}: run cclslr beton {folder} again"
+                ) from error
 
     def _bytes(self, number: int, sample: int, column: str) -> np.ndarray:
         """One field of a sample of data set `number`: uint8, where the file is mapped."""

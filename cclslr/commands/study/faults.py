@@ -50,14 +50,14 @@ from cclslr.data.plan import Plan
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.distributed import Process
 from cclslr.environment import describe
-from cclslr.errors import BadClip, UserError
+from cclslr.errors import UserError
 from cclslr.files import atomic_write, read_json, write_json
 from cclslr.masking.methods import MpmOptions
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.pack import pack
-from cclslr.shards.reader import PARTS, ClipData, ShardSet
+from cclslr.shards.reader import ShardSet
 from cclslr.shards.verify import check_shard, plan_checks
 
 OUTCOMES = ("named", "substituted", "same", "accepted", "silent", "fatal", "hanging")
@@ -106,27 +106,17 @@ def make_sets(out: Path) -> None:
                 write_beton(out / name)
 
 
-class _Without(ShardSet):
-    """A data set of which some clips are bad."""
-
-    bad: frozenset[int] = frozenset()
-
-    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
-        if clip_id in self.bad:
-            raise BadClip("left out")
-        return super().read(clip_id, parts)
-
-
 def read_stream(folder: Path, way: Way, bad: frozenset[int] = frozenset()) -> Stream:
     """Two epochs of a data set, without the clips `bad`."""
     cfg = DataConfig(shards=[str(folder)], workers=1, prefetch=2, max_bad_share=1.0)
     cfg.backend, cfg.decode = way.backend, way.decode
-    shards = _Without(cfg.shards, "train")
-    shards.bad = bad
+    shards = ShardSet(cfg.shards, "train")
     plan = Plan.for_training(shards, cfg, BATCH, SEED)
     process = Process(0, 1, torch.device("cpu"))
     stream = Stream([], {}, True)
-    with Loader(cfg, VIEWS, shards, plan, process, ("rgb", "pose"), SEED).start() as loader:
+    loader = Loader(cfg, VIEWS, shards, plan, process, ("rgb", "pose"), SEED)
+    loader.quarantine.reasons.update(dict.fromkeys(bad, "left out"))
+    with loader.start():
         for _ in range(2 * plan.batches_per_epoch):
             batch = next(loader)
             ids, labels = batch.clip_ids_B.tolist(), batch.labels_B.tolist()
@@ -157,17 +147,14 @@ def judge(whole: Stream, sets: Path, folder: Path, way: Way, damage: Damage, hos
         return "silent", "not all poses are finite"
     if stream.batches == whole.batches:
         return "same", reasons
-    if (
-        stream.quarantined
-        and stream.batches == read_stream(sets / way.codec, way, frozenset(stream.quarantined)).batches
-    ):
-        return "substituted", reasons
-    if hostile and damage.victims and not stream.quarantined:
-        rows = ShardSet([str(folder)], "train").rows
-        changed = {number for number, row in enumerate(rows) if row.key in damage.victims}
-        pairs = zip(itertools.chain(*stream.batches), itertools.chain(*whole.batches), strict=True)
-        if all(mine == theirs or mine[0] in changed for mine, theirs in pairs):
-            return "accepted", damage.how
+    rows = ShardSet([str(folder)], "train").rows
+    changed = {number for number, row in enumerate(rows) if row.key in damage.victims}
+    rest = read_stream(sets / way.codec, way, frozenset(stream.quarantined)) if stream.quarantined else whole
+    if len(stream.batches) == len(whole.batches):
+        entries = (itertools.chain(*batches) for batches in (stream.batches, whole.batches, rest.batches))
+        # A clip of which some frames decode is shown until others are wanted.
+        if all(mine == good or (mine[0] in changed and mine[0] == theirs[0]) for mine, theirs, good in zip(*entries)):
+            return ("substituted", reasons) if stream.quarantined else ("accepted", damage.how)
     if hostile and damage.target == "info" and len(stream.batches) != len(whole.batches):
         return "accepted", "another number of batches"
     return "silent", f"the stream differs ({reasons or 'nothing said'})"
