@@ -176,6 +176,16 @@ def test_damaged_tables_give_a_bad_clip_or_packets(data: st.DataObject) -> None:
     assert all(len(packet) <= len(broken) for packet in track.packets)
 
 
+def test_a_packet_count_beyond_belief_is_refused() -> None:
+    """All packets of one size: the table is a count alone, and four billion of them took hours."""
+    at = H264.index(b"stsz")
+    broken = H264[: at + 8] + (1).to_bytes(4, "big") + (2**32 - 1).to_bytes(4, "big") + H264[at + 16 :]
+    at = broken.index(b"stsc")
+    broken = broken[: at + 16] + (2**32 - 1).to_bytes(4, "big") + broken[at + 20 :]
+    with pytest.raises(BadClip, match="4294967295 packets"):
+        codec_named("h264").decode(broken)
+
+
 def test_another_container_is_named() -> None:
     with pytest.raises(av.error.InvalidDataError, match="not a readable mp4"):
         track_of(b"RIFF" * 100, "h264")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from av.error import InvalidDataError
 
+from cclslr.codecs.base import MAX_FRAMES
+
 _INVALID_DATA = 1094995529  # AVERROR_INVALIDDATA: what FFmpeg's own demuxer raises
 _SAMPLE_ENTRY = 78  # bytes of a VisualSampleEntry before the boxes in it
 
@@ -55,6 +57,8 @@ def read_track(data: bytes | memoryview, sample_entries: tuple[str, ...], parame
 def _packet_spans(table: memoryview) -> list[tuple[int, int]]:
     """Where each packet begins and ends in the file."""
     all_equal, count = struct.unpack_from(">II", sizes := _box(table, b"stsz"), 4)
+    if count > MAX_FRAMES:
+        raise ValueError(f"{count} packets, at most {MAX_FRAMES} are decoded")
     left = itertools.repeat(all_equal, count) if all_equal else iter(struct.unpack_from(f">{count}I", sizes, 12))
     chunks = _numbers(_box(table, b"stco"), columns=1)
     runs = _numbers(_box(table, b"stsc"), columns=3)  # first chunk, packets in each chunk, description
