@@ -94,7 +94,7 @@ class Workshop:
 def arguments(cell: Cell, shards: Path, run_dir: Path, *more: str) -> list[str]:
     """The overrides of a training program."""
     own = {"train": TINY_PRETRAIN, "probe": TINY_PRETRAIN, "finetune": [*TINY, "run.hash_stream=true"]}[cell.program]
-    probe = ["run.knn_every=1"] if cell.program == "probe" else []
+    probe = ["run.knn_every=1", "run.knn_neighbours=3"] if cell.program == "probe" else []
     return [*own, *COMMON, *BACKENDS[cell.backend], *probe, f"data.shards=[{shards}]", f"run.dir={run_dir}", *more]
 
 
