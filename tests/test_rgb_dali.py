@@ -177,6 +177,18 @@ def test_no_decoder_on_the_cpu(codec: str) -> None:
         _backend(codec, decode="dali")
 
 
+@pytest.mark.parametrize(("codec", "decode"), CODECS)
+def test_frames_of_another_size_than_the_index_says(codec: str, decode: str) -> None:
+    clips = _clips(codec, num=3)
+    wrong = [clips[0], dataclasses.replace(clips[1], width=clips[1].width + 32), clips[2]]
+    backend = _backend(codec, decode)
+    backend.submit(wrong, _draw(wrong))
+    with pytest.raises(BadVideo, match="expected") as caught:
+        backend.result()
+    backend.close()
+    assert list(caught.value.reasons) == [1]
+
+
 def test_an_error_of_the_gpu_is_no_clips_fault() -> None:
     clips = _clips("jpeg")
     backend = _backend("jpeg")

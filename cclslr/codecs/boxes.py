@@ -15,6 +15,7 @@ from av.error import InvalidDataError
 from cclslr.codecs.base import MAX_FRAMES
 
 _INVALID_DATA = 1094995529  # AVERROR_INVALIDDATA: what FFmpeg's own demuxer raises
+_FRAME_SIZE = 32  # bytes from the start of a sample entry to its width and height
 _SAMPLE_ENTRY = 78  # bytes of a VisualSampleEntry before the boxes in it
 
 
@@ -22,6 +23,8 @@ _SAMPLE_ENTRY = 78  # bytes of a VisualSampleEntry before the boxes in it
 class Track:
     """What a decoder needs to know, and the packets in decoding order."""
 
+    width: int  # pixels of a frame, as the container says
+    height: int
     parameters: bytes  # what the decoder wants first (FFmpeg's extradata); empty for codecs that need nothing
     packets: list[memoryview]  # of the file, not copied
     shown: list[int]  # number of each packet's frame in the order of showing, which B-frames make another one
@@ -43,6 +46,7 @@ def read_track(data: bytes | memoryview, sample_entries: tuple[str, ...], parame
         entry_size, kind = struct.unpack_from(">I4s", entries := _box(table, b"stsd"), 8)  # the first and only one
         if kind.decode("latin-1") not in sample_entries:
             raise ValueError(f"the track is {kind!r}, expected {' or '.join(sample_entries)}")
+        width, height = struct.unpack_from(">HH", entries, 8 + _FRAME_SIZE)
         entry = entries[8 + 8 + _SAMPLE_ENTRY : 8 + entry_size]
         first = b"" if parameters is None else bytes(_box(entry, parameters.encode()))
         spans = _packet_spans(table)
@@ -51,7 +55,7 @@ def read_track(data: bytes | memoryview, sample_entries: tuple[str, ...], parame
         raise InvalidDataError(_INVALID_DATA, f"not a readable mp4: {error}") from error
     if not spans or spans[-1][1] > len(data):
         raise InvalidDataError(_INVALID_DATA, "the mp4 is cut short")
-    return Track(first, [content[begin:end] for begin, end in spans], shown)
+    return Track(width, height, first, [content[begin:end] for begin, end in spans], shown)
 
 
 def _packet_spans(table: memoryview) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from nvidia.dali import Pipeline
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from cclslr.buffers import Buffers
 from cclslr.codecs import Codec
+from cclslr.codecs.boxes import read_track
+from cclslr.codecs.video import VideoCodec
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.dali_graphs import clip_graph, clip_inputs, frame_graph, frame_inputs
@@ -147,6 +150,8 @@ class DaliBackend:
             for b, clip in enumerate(clips):
                 if reason := bad_frame(clip, np.unique(params.rgb_index_VBT[:, b])):
                     job.bad[b] = reason
+        if self._by_clip:
+            job.bad |= {b: reason for b, clip in enumerate(clips) if (reason := _bad_container(clip))}
         self._waiting.append(job)
         self._start_ready()
 
@@ -241,6 +246,18 @@ class DaliBackend:
 
 def _only(params: ViewParams, b: int) -> ViewParams:
     return ViewParams(**{name: value[:, b : b + 1] for name, value in vars(params).items()})
+
+
+def _bad_container(clip: EncodedClip) -> str | None:
+    """Why DALI, which takes frames of any size, must not see an mp4; or None."""
+    assert isinstance(clip.codec, VideoCodec)
+    try:
+        track = read_track(clip.video, clip.codec.sample_entries, clip.codec.parameters)
+    except av.FFmpegError as error:
+        return f"{clip.name}: {clip.codec.name} does not decode: {error}"
+    if (track.width, track.height) != (clip.width, clip.height):
+        return f"{clip.name}: {clip.codec.name} of {track.width}x{track.height}, expected {clip.width}x{clip.height}"
+    return None
 
 
 def _of_the_gpu(error: RuntimeError) -> bool:

@@ -27,7 +27,9 @@ import ctypes
 import dataclasses
 import io
 import itertools
+import json
 import multiprocessing
+import re
 import shutil
 import tempfile
 import traceback
@@ -51,7 +53,7 @@ from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.distributed import Process
 from cclslr.environment import describe
 from cclslr.errors import UserError
-from cclslr.files import atomic_write, read_json, write_json
+from cclslr.files import atomic_write, read_json
 from cclslr.masking.methods import MpmOptions
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
@@ -216,6 +218,7 @@ def run_trial(
     lost = ("hanging", f"after {limit:.0f} s") if alive else ("fatal", f"exit code {process.exitcode}")
     damage = told[0] if told else {}
     outcome, why = told[1] if len(told) > 1 else lost
+    why = re.sub(r"\S*/set/", "", why)  # the scratch folder
     checked = told[2] if len(told) > 2 else ": ".join(lost) if len(told) == 2 else "not reached"
     return {
         "trial": number, "hostile": bool(number % 2), **dataclasses.asdict(way),
@@ -242,6 +245,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     said = ", ".join(f"{number} {what}" for what, number in sorted(checks.items()))
     lines.append(f"`cclslr check --decode` on the random ones: {said}.")
     return "\n".join(lines) + "\n"
+
+
+def write(out: Path, seed: int, rows: list[dict[str, Any]]) -> None:
+    """faults.json, a line a trial, and its table."""
+    with atomic_write(out / "faults.json", "w") as file:
+        head = json.dumps({"seed": seed, "environment": describe()})[:-1]
+        file.write(head + ', "rows": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]}\n")
+    with atomic_write(out / "README.md", "w") as file:
+        file.write(
+            "# Damaged data sets\n\n`cclslr study faults`; what the words mean: `cclslr study faults --help`.\n\n"
+        )
+        file.write(table(rows))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -272,9 +287,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.only or row["outcome"] in ("silent", "fatal", "hanging") or ":" in row["check"]:
                 console.print(str(row))
             if not args.only and (len(rows) % 50 == 0 or number == numbers[-1]):
-                write_json(path, {"seed": args.seed, "environment": describe(), "rows": rows})
-                with atomic_write(args.out / "README.md", "w") as file:
-                    file.write(table(rows))
+                write(args.out, args.seed, rows)
                 console.print(f"{len(rows)} trials")
     bad = Counter(row["outcome"] for row in rows)
     console.print(", ".join(f"{bad[outcome]} {outcome}" for outcome in OUTCOMES))
