@@ -186,7 +186,7 @@ def test_unknown_codec(whole: Path, tmp_path: Path) -> None:
     assert probe_video(path) is None
 
 
-@pytest.mark.parametrize("kind", ["mkv", "webm", "flv"])
+@pytest.mark.parametrize("kind", ["mkv", "webm", "flv", "mxf", "wmv"])
 @pytest.mark.parametrize("share", [0.4, 0.7, 0.9])
 def test_header_says_how_long_it_should_be(tmp_path: Path, kind: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 48, 64, 3), dtype=np.uint8)
@@ -224,6 +224,31 @@ def test_encrypted(tmp_path: Path) -> None:
     muxer = {"encryption_scheme": "cenc-aes-ctr", **secret}
     with pytest.raises(BadClip, match=r"locked\.mp4: .*encrypted"):
         decode_file(encode(tmp_path / "locked.mp4", moving_bar(12), muxer=muxer))
+
+
+def test_an_encrypted_matroska(tmp_path: Path) -> None:
+    """No muxer writes one: the track's title gives way to elements that say it (RFC 9559, 5.1.4.1.31)."""
+
+    def element(name: str, content: bytes) -> bytes:
+        return bytes.fromhex(name) + bytes([0x80 | len(content)]) + content
+
+    title = 40 * "T"
+    path = encode(tmp_path / "locked.mkv", moving_bar(12), setup=lambda s: s.metadata.update(title=title))
+    key = element("47e1", b"\5") + element("47e2", b"0123456789abcdef")  # AES, and the key's number
+    encryption = element("6240", element("5033", b"\1") + element("5035", key))
+    padded = encryption + element("ec", bytes(len(title) - len(encryption) - 2))
+    data = path.read_bytes()
+    assert data.count(element("536e", title.encode())) == 1
+    path.write_bytes(data.replace(element("536e", title.encode()), element("6d80", padded)))
+    with pytest.raises(BadClip, match=r"locked\.mkv: .*encrypted"):
+        decode_file(path)
+    assert probe_video(path) is None
+
+
+def test_a_wmv_that_lost_only_its_index_is_whole(tmp_path: Path) -> None:
+    path = encode_kind(tmp_path / "clip.wmv", "wmv")
+    path.write_bytes(path.read_bytes()[:-8])
+    every(path, 24)
 
 
 def test_damage_within_a_frame_is_noticed(tmp_path: Path) -> None:

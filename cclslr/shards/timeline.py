@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ from cclslr.shards.format import BadClip
 _DEFAULT_FPS = 25.0  # of a file that does not say
 _MAX_FPS = 1000.0  # a still picture with a clock of 90,000 ticks says 90,000
 _PICTURES = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
-_DURATION_IS_WRITTEN = {"matroska,webm", "flv"}  # containers whose header says it, not the frames that are there
+_DURATION_IS_WRITTEN = {"matroska,webm", "flv", "mxf"}  # containers whose header says it, not the frames that are there
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # ASF specification, 3.2
+_ASF_HEADER_BYTES = 1 << 16
 
 
 @dataclass
@@ -58,7 +62,7 @@ def open_video(path: str | Path, **options: str) -> Iterator[tuple[InputContaine
         options: of FFmpeg's demuxer.
 
     Raises:
-        BadClip: not a file, no video in it, a codec or a frame size that cannot be decoded.
+        BadClip: not a file, no video in it, an encrypted one, a codec or a frame size that cannot be decoded.
         Exception: whatever FFmpeg finds; `reading` makes it a `BadClip`.
     """
     if not stat.S_ISREG(Path(path).stat().st_mode):
@@ -74,6 +78,8 @@ def open_video(path: str | Path, **options: str) -> Iterator[tuple[InputContaine
         context = stream.codec_context
         if context is None:
             raise BadClip("the video's codec is not known")
+        if "enc_key_id" in stream.metadata:  # Matroska; mp4 says it beside each packet
+            raise BadClip("the video is encrypted")
         check_size(context.width, context.height, 1)
         context.options = limits
         context.thread_count = 1  # the workers are processes
@@ -104,7 +110,7 @@ def read_timeline(path: str | Path) -> Timeline:
         # With B-frames the order of coding is not that of showing: times that rise with it are times of decoding, as in
         # AVI, which has no others.
         reorders = stream.codec_context.has_b_frames and packets.pts == sorted(packets.pts)
-        written = container.format.name in _DURATION_IS_WRITTEN
+        format_name = container.format.name
     if frames == 0:
         raise BadClip("the video has no frame")
     if packets.timed and len(set(packets.pts)) == frames and not (reorders and frames > 1):
@@ -128,7 +134,9 @@ def read_timeline(path: str | Path) -> Timeline:
     missing = announced - frames - packets.hidden
     if missing > slack(announced):
         missing = announced - _count_samples(path)
-    elif not announced and written and duration is not None:
+    elif format_name == "asf":
+        missing = round(frames * _missing_of_asf(path))
+    elif not announced and format_name in _DURATION_IS_WRITTEN and duration is not None:
         missing = round((duration / av.time_base - packets.end) * fps)
     return Timeline(pts, keys, seconds, fps, intact, missing, timed)
 
@@ -189,3 +197,18 @@ def _count_samples(path: str | Path) -> int:
     """Frames that lie in an mp4, those that its edit list leaves out included."""
     with open_video(path, ignore_editlist="1") as (container, stream):
         return sum(packet.size > 0 for packet in within_time(container.demux(stream)))
+
+
+def _missing_of_asf(path: str | Path) -> float:
+    """Bytes that a WMV lacks for each that is there, by the size that its header says; FFmpeg hides what it says then.
+
+    0 where the header was written before the size was known (a broadcast).
+    """
+    with open(path, "rb") as file:
+        head = file.read(_ASF_HEADER_BYTES)
+        there = os.fstat(file.fileno()).st_size
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(head) < at + 92:
+        return 0.0
+    size, flags = *struct.unpack_from("<Q", head, at + 40), *struct.unpack_from("<I", head, at + 88)
+    return 0.0 if flags & 1 else max(0, size - there) / there
