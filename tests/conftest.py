@@ -6,6 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# Before torch is loaded: pytest has a worker on each core, and threads of two workers that spin for one core
+# make the suite several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import av
 import numpy as np
 import pytest

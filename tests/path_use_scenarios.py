@@ -39,7 +39,7 @@ from cclslr.train import build_learner
 from cclslr.training import checkpoint
 from cclslr.training.probe import knn_probe
 
-REPORT = ("test.json", "test_predictions.csv")
+REPORT = ("test.json", "test_predictions.csv", "test_confusion.png")
 SCORING = "cclslr.training.evaluation.over_clips"
 
 
@@ -67,9 +67,9 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
     return {row["key"]: row for row in found}
 
 
-def report(folder: Path) -> dict[str, str]:
-    """All that lies in a folder, as text."""
-    return {path.name: path.read_text() for path in folder.iterdir()}
+def report(folder: Path) -> dict[str, bytes]:
+    """All that lies in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def scored(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def scored(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
         right = [row[f"{branch}_top1"] == row["label"] for row in rows(alone).values()]
         assert told["per_instance_top1"] == pytest.approx(100 * np.mean(right), abs=1e-3)
     if (cell.backend, cell.codec) == ("numba", USUAL):
-        assert report(alone) == {name: (finetuned(workshop).parent / name).read_text() for name in REPORT}
+        assert report(alone) == {name: (finetuned(workshop).parent / name).read_bytes() for name in REPORT}
     if cell.ranks > 1:
         finish(evaluate(cell, workshop, workshop.shards(cell.codec), tmp_path / "out", cell.ranks))
         assert report(tmp_path / "out") == report(alone)

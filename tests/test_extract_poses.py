@@ -441,7 +441,7 @@ def test_an_extra_that_is_absent_says_what_to_install(monkeypatch: pytest.Monkey
     packages = backends()[backend].packages
     for module in ("rtmlib", "mediapipe"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=f"pip install {re.escape(packages)}"):
+    with pytest.raises(UserError, match=f"pip install -c constraints.txt {re.escape(packages)}"):
         open_estimator(EstimatorOptions(backend=backend))
 
 
