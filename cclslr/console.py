@@ -75,7 +75,8 @@ class ProgressLines(Progress):
     """
 
     def __init__(self, unit: str) -> None:
-        super().__init__(console=console, disable=True)  # keeps the count and draws nothing
+        # Keeps the count and draws nothing; with auto_refresh `track` would count in a thread that ends at once
+        super().__init__(console=console, disable=True, auto_refresh=False)
         self.unit = unit
         self._told: dict[TaskID, tuple[float, float]] = {}  # when the last line was due, and what was done by then
         self._ended: set[TaskID] = set()

@@ -41,17 +41,22 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def work(clock: Clock, items: int, seconds_each: float) -> None:
+def work(clock: Clock, items: int, seconds_each: float, tracked: bool = False) -> None:
     with progress_bar("clips") as bar:
         bar.get_time = clock.monotonic
+        if tracked:
+            for _ in bar.track(range(items), description="packing [x]"):
+                clock.now += seconds_each
+            return
         task = bar.add_task("packing [x]", total=items)
         for _ in range(items):
             clock.now += seconds_each
             bar.advance(task)
 
 
-def test_a_file_gets_lines_and_no_control_codes(file, clock):
-    work(clock, 60, 1.0)
+@pytest.mark.parametrize("tracked", [False, True])
+def test_a_file_gets_lines_and_no_control_codes(file, clock, tracked):
+    work(clock, 60, 1.0, tracked)
     lines = file.getvalue().splitlines()
     assert lines[0] == "packing [x]  0/60 clips"
     assert lines[-1] == "packing [x]  60/60 clips  1.0 clips/s  done in 0:01:00"
