@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from cclslr.errors import UserError
+from cclslr.errors import ExitCode, UserError
 
 console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False, markup=False)
 
@@ -72,12 +72,13 @@ class ProgressLines(Progress):
     """Progress for a file: a line when work begins, every ten seconds, and when it is done.
 
     Long work says less often where it stands: after each hundredth, or every ten minutes where those take longer.
+    With `short_is_silent`, work that takes less than ten seconds says nothing at all.
     """
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, short_is_silent: bool = False) -> None:
         # Keeps the count and draws nothing; with auto_refresh `track` would count in a thread that ends at once
         super().__init__(console=console, disable=True, auto_refresh=False)
-        self.unit = unit
+        self.unit, self.short_is_silent = unit, short_is_silent
         self._told: dict[TaskID, tuple[float, float]] = {}  # when the last line was due, and what was done by then
         self._ended: set[TaskID] = set()
 
@@ -85,7 +86,8 @@ class ProgressLines(Progress):
         number = super().add_task(description, *args, **fields)
         task = self._task(number)
         self._told[number] = time.perf_counter(), task.completed
-        console.print(f"{description}  {_count(task, self.unit)}".strip(), soft_wrap=True)
+        if not self.short_is_silent:
+            console.print(f"{description}  {_count(task, self.unit)}".strip(), soft_wrap=True)
         return number
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
@@ -110,6 +112,8 @@ class ProgressLines(Progress):
         words = [task.description, _count(task, self.unit), _rate(task, self.unit)]
         if task.finished:
             self._ended.add(number)
+            if self.short_is_silent and (task.elapsed or 0.0) < LINE_SECONDS:
+                return
             words.append(f"done in {duration(task.elapsed or 0.0)}")
         elif task.time_remaining is not None:
             words.append(f"left {duration(task.time_remaining)}")
@@ -133,26 +137,34 @@ def progress_bar(unit: str = "clips") -> Progress:
     )
 
 
+def progress_aside(unit: str = "clips") -> Progress:
+    """Progress of work within a program that has the screen for itself: lines of a file where it takes long enough to
+    be asked about, nothing in a terminal."""
+    if is_live():
+        return Progress(console=console, disable=True)
+    return ProgressLines(unit, short_is_silent=True)
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and end the process with its exit code.
 
-    A `UserError` or `OSError` (a full disk, a folder that may not be written) becomes one line on stderr and code 2,
-    Ctrl-C code 130. Code 1 is the commands' own: they ran, and some clips were rejected or some faults found.
+    A `UserError` or `OSError` (a full disk, a folder that may not be written) becomes one line on stderr, a bug of ours
+    its traceback. The codes: `cclslr.errors.ExitCode`.
     """
     try:
         code = main()
-    except (UserError, OSError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         code = report_error(error)
-    sys.exit(code or 0)
+    sys.exit(code or ExitCode.DONE)
 
 
 def report_error(error: BaseException) -> int:
     """Tell what ended a command: one line or, for a bug of ours, the traceback. Returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return ExitCode.CTRL_C
     if isinstance(error, UserError | OSError):
         line = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True, highlight=False).print(line, soft_wrap=True)
-        return 2
+        return ExitCode.REFUSED
     traceback.print_exception(error)
-    return 1
+    return ExitCode.BUG

@@ -58,13 +58,21 @@ def predict(
         try:
             pack([row], Path(folder) / "shards", options, classes=state["classes"])
         except NothingPacked as error:
-            raise UserError(f"{video}: {error.rejected[0].reason}") from error
+            raise UserError(_with_path(error.rejected[0].reason, video, pose)) from error
         shards = ShardSet([str(Path(folder) / "shards")])
         logits, _, _ = over_clips(
             lambda views: fuse(classifier.to(alone.device)(views), classifier.temperatures),
             shards, cfg.data, cfg.views, cfg.model.modalities, 1, Amp(cfg.run.amp, alone.device), alone,
         )  # fmt: skip
     return {name: x[0] for name, x in logits.items()}, state["classes"]
+
+
+def _with_path(reason: str, video: Path, pose: Path | None) -> str:
+    """A reason that begins with a file's name, with the file's whole path in its place; any other is the video's."""
+    for path in (video, pose):
+        if path is not None and reason.startswith(f"{path.name}: "):
+            return f"{path}{reason.removeprefix(path.name)}"
+    return f"{video}: {reason}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -29,9 +29,9 @@ from path_runs import (
 )
 from small_runs import finish, records, same
 
+from cclslr.errors import ExitCode
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
-from cclslr.training.interrupt import INTERRUPTED
 
 TRAINED = {"train": ("query", "key", "banks", "optimizer"), "finetune": ("classifier", "optimizer")}
 
@@ -124,7 +124,7 @@ def asked(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
     assert done == records(run)[-1]["step"] == (5 if cell.ranks == 1 else 6)
     assert output.count(f"{number.name}: stopped after step {done} of {STEPS}") == 1, output
     if cell.ranks == 1:
-        assert process.returncode == INTERRUPTED
+        assert process.returncode == ExitCode.STOPPED
         assert "Traceback" not in output
     finish(start(cell, shards, run))
     check_continued(cell, run, workshop.run(cell))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cclslr import console as module
-from cclslr.console import ProgressLines, duration, progress_bar
+from cclslr.console import ProgressLines, duration, progress_aside, progress_bar
 
 
 class Clock:
@@ -77,6 +77,28 @@ def test_work_that_ends_at_once_says_so_once(file, clock):
     with progress_bar("clips") as bar:
         bar.update(bar.add_task("again", total=5), completed=5, description="over")
     assert file.getvalue().splitlines()[3].startswith("over  5/5 clips")
+
+
+@pytest.mark.parametrize("seconds_each", [0.05, 2.0])
+def test_work_beside_a_training_is_told_of_when_it_is_long(file, clock, monkeypatch, seconds_each):
+    with progress_aside() as progress:
+        progress.get_time = clock.monotonic
+        task = progress.add_task("evaluating", total=100)
+        for done in range(0, 101, 4):
+            progress.update(task, completed=done)
+            clock.now += 4 * seconds_each
+    lines = file.getvalue().splitlines()
+    if seconds_each < 1:
+        assert lines == []
+    else:
+        assert [int(re.search(r"(\d+)/100 clips", line).group(1)) for line in lines] == [*range(8, 100, 8), 100]
+        assert "left " in lines[0]
+        assert lines[-1].endswith("done in 0:03:20")
+    terminal = io.StringIO()
+    monkeypatch.setattr(module, "console", Console(file=terminal, force_terminal=True))
+    with progress_aside() as progress:
+        progress.update(progress.add_task("evaluating", total=1), completed=1)
+    assert terminal.getvalue() == ""
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from cclslr import poses
 from cclslr.datasets.base import VideoFile
-from cclslr.errors import UserError
+from cclslr.errors import ExitCode, UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.poses import (
     EstimatorOptions,
@@ -486,7 +486,7 @@ def test_a_folder_of_videos(
     write_video(tmp_path / "videos" / "b.mp4", 6)
     (tmp_path / "videos" / "dead.mp4").write_bytes(b"")
     out = tmp_path / "poses"
-    assert run(tool, monkeypatch, tmp_path / "videos", "--out", out, "--threshold", 0.6) == 1
+    assert run(tool, monkeypatch, tmp_path / "videos", "--out", out, "--threshold", 0.6) == ExitCode.SOME_BAD
     assert np.load(out / "a" / "手语.npz")["keypoints"].shape == (10, 133, 3)
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["clips"], summary["frames"]) == (2, 16)

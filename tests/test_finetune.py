@@ -9,12 +9,17 @@ import av
 import numpy as np
 import pytest
 import torch
-from small_runs import TINY, TINY_PRETRAIN, finish, start, tiny_shards
+from small_runs import ALONE, TINY, TINY_PRETRAIN, finish, start, tiny_shards
 
 from cclslr.codecs import codec_named
+from cclslr.config import FinetuneConfig, load_config
 from cclslr.datasets.synthetic import SynthOptions, manifest
+from cclslr.errors import ExitCode, UserError
 from cclslr.files import read_json
+from cclslr.models.classifier import from_checkpoint
 from cclslr.predict import predict
+from cclslr.training import checkpoint
+from cclslr.training.evaluation import evaluate
 
 METRICS = {"per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5"}
 
@@ -54,6 +59,21 @@ def test_two_ranks_evaluate_each_clip_once_and_alike(trained, tmp_path):
     assert (tmp_path / "1/test_predictions.csv").read_text() == (tmp_path / "2/test_predictions.csv").read_text()
 
 
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_evaluation_in_half_precision_says_nearly_the_same(trained, amp):
+    _, run = trained
+    state = checkpoint.load(run / "best.pt")
+    cfg = load_config(FinetuneConfig, None, [], stored=state["config"])
+    said = {}
+    for cfg.run.amp in ("fp32", amp):
+        classifier = from_checkpoint(state, "best.pt")
+        said[cfg.run.amp] = evaluate(classifier, state["classes"], cfg, "test", ALONE).logits
+    for branch, x in said["fp32"].items():
+        assert said[amp][branch].dtype == torch.float32
+        assert not torch.equal(said[amp][branch], x)
+        torch.testing.assert_close(said[amp][branch], x, rtol=0.05, atol=0.05 * x.abs().max().item())
+
+
 def test_linear_probe_on_two_ranks(trained, tmp_path):
     shards, run = trained
     arguments = [*TINY, f"data.shards=[{shards}]", f"pretrained={run.parent}/pre/last.pt", "linear_probe=true"]
@@ -83,9 +103,17 @@ def test_prediction_from_a_video_file(trained, tmp_path):
     np.save(tmp_path / "clip.npy", clip.keypoints_TKC[:5])
     process = start("cclslr.predict", *arguments)
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert "clip.mp4" in " ".join(output.split())
+    assert process.returncode == ExitCode.REFUSED
     assert "Traceback" not in output
+    assert " ".join(output.split()).count("clip.mp4") == 1
+
+    for broken in ("clip.npy", "clip.mp4"):  # the file that is bad is named, once and with its path
+        np.save(tmp_path / "clip.npy", clip.keypoints_TKC)
+        (tmp_path / broken).write_bytes(b"nothing")
+        with pytest.raises(UserError, match="unreadable") as error:
+            predict(run / "last.pt", tmp_path / "clip.mp4", tmp_path / "clip.npy", "mediapipe", [])
+        assert str(error.value).startswith(f"{tmp_path / broken}: ")
+        assert str(error.value).count("clip.") == 1
 
 
 def test_prediction_from_a_bare_video_asks_the_estimator(trained, tmp_path, monkeypatch):

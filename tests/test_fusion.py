@@ -32,6 +32,12 @@ def accuracy(logits_NK: torch.Tensor, labels_N: torch.Tensor) -> float:
     return (logits_NK.argmax(1) == labels_N).double().mean().item()
 
 
+def test_branches_in_bf16_are_added_in_float32() -> None:
+    rgb, pose = torch.tensor([[256.0, 256.0]]).bfloat16(), torch.tensor([[0.5, 0.0]]).bfloat16()
+    fused = fuse({"rgb": rgb, "pose": pose}, {"rgb": 1.0, "pose": 1.0})
+    assert fused["fused"].tolist() == fused["calibrated"].tolist() == [[256.5, 256.0]]
+
+
 def test_a_loud_weak_branch_no_longer_hurts() -> None:
     """The sum loses to the good branch; calibrated on other clips, it does not."""
     labels_N = torch.arange(2000) % 10

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from small_runs import TINY_PRETRAIN, finetune_arguments, finish, records, same, start, tiny_shards
 
+from cclslr.errors import ExitCode
 from cclslr.training import checkpoint
-from cclslr.training.interrupt import INTERRUPTED
 
 KILLS = int(os.environ.get("CCLSLR_KILLS", "3"))
 STEPS = 6 * 4  # 32 clips, batch 8, 6 epochs
@@ -75,7 +75,7 @@ def test_a_signal_ends_after_a_step_and_nothing_is_lost(shards, undisturbed, tmp
     wait_for(process, tmp_path, 6)  # not the last of an epoch: no other checkpoint would hold it
     process.send_signal(number)
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == INTERRUPTED, output
+    assert process.returncode == ExitCode.STOPPED, output
     done = checkpoint.load(tmp_path / "last.pt")["step"]
     assert done == records(tmp_path)[-1]["step"] < STEPS
     assert f"{number.name}: stopped after step {done} of {STEPS}" in output
@@ -111,7 +111,7 @@ def test_a_signal_to_one_rank_stops_all(shards, tmp_path):
     output, _ = process.communicate(timeout=300)
     done = checkpoint.load(tmp_path / "last.pt")["step"]
     assert f"SIGUSR1: stopped after step {done} of {STEPS}" in output
-    assert f"exitcode  : {INTERRUPTED}" in output
+    assert f"exitcode  : {ExitCode.STOPPED}" in output
 
 
 def test_killed_finetuning_goes_on_bit_for_bit(shards, undisturbed, tmp_path):

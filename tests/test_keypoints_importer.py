@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cclslr.commands import pack
 from cclslr.datasets.keypoints import from_mediapipe, split_sequences
 from cclslr.errors import UserError
+from cclslr.shards import keypoint_file
 from cclslr.shards.reader import ShardSet
 
 
@@ -102,6 +103,34 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="shape"):
         load(str(wrong))
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (opened,)
+
+    path = small_file(tmp_path / "set.npz")
+    arrays = dict(np.load(path)) | {"classes": np.array([Trap()], dtype=object)}
+    with pytest.raises(UserError, match="pickle"):
+        load(str(write(path, **arrays)))
+    assert not opened.exists()
+
+
+def test_an_array_larger_than_memory_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_file(tmp_path / "set.npz")
+    monkeypatch.setattr(keypoint_file, "MAX_SEQUENCES_BYTES", 12 * 5 * 133 * 3 * 2 - 1)
+    with pytest.raises(UserError, match="says that it has"):
+        load(str(path))
+
+
+@pytest.mark.parametrize("y", [np.arange(12), -np.ones(12, int), np.zeros(12), np.zeros((12, 1), int)])
+def test_labels_that_number_no_class(tmp_path: Path, y: np.ndarray) -> None:
+    path = small_file(tmp_path / "set.npz")
+    with pytest.raises(UserError, match="y"):
+        load(str(write(path, **dict(np.load(path)) | {"y": y})))
 
 
 def test_the_two_layouts_of_the_same_real_sequences_agree(real: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_runs import ALONE, TINY_PRETRAIN, finetune_here, records, same, tiny_shards, train_here
 
+from cclslr import evaluate as evaluation
 from cclslr import finetune as finetuning
 from cclslr import train as pretraining
 from cclslr.bench.pretrain import random_batch
@@ -73,7 +74,9 @@ def test_a_batch_that_is_not_finite_stays_in_no_running_statistics(first):
     assert checkpoint.not_finite(learner.state()) is None
 
 
-def test_weights_that_are_not_finite_never_replace_a_checkpoint(shards, tmp_path, monkeypatch):
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1e30])
+def test_weights_that_are_not_finite_never_replace_a_checkpoint(shards, tmp_path, monkeypatch, value):
+    """Nor those of which the next step makes infinite numbers."""
     train_here(tmp_path, shards, "run.max_steps=2")
     before = (tmp_path / "last.pt").read_bytes()
     step = pretraining.pretrain_step
@@ -81,13 +84,32 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(shards, tmp_path
     def overflows(learner, *arguments):
         losses = step(learner, *arguments)
         with torch.no_grad():
-            next(learner.query.parameters()).fill_(math.inf)
+            next(learner.query.parameters()).fill_(value)
         return losses
 
     monkeypatch.setattr(pretraining, "pretrain_step", overflows)
-    with pytest.raises(ValueError, match=r"is not finite: the run has diverged, and last\.pt was not written"):
+    with pytest.raises(ValueError, match=r"not finite or beyond all use: .* last\.pt was not written"):
         train_here(tmp_path, shards, "run.max_steps=4")
     assert (tmp_path / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e18])
+def test_a_model_whose_outputs_overflow_is_not_scored(shards, tmp_path, scale):
+    """All its weights are finite, and small enough for a checkpoint."""
+    finetune_here(tmp_path, shards, "run.max_steps=1")
+    state = checkpoint.load(tmp_path / "last.pt")
+    for name, x in state["classifier"].items():
+        if name.startswith("encoder.pose") and name.endswith("linear.weight"):
+            x *= scale
+    assert checkpoint.not_finite(state) is None
+    checkpoint.save(tmp_path / "huge.pt", state)
+    arguments = [str(tmp_path / "huge.pt"), "--out", str(tmp_path / "out")]
+    if scale == 1:
+        evaluation.main(arguments)
+        return
+    with pytest.raises(ValueError, match=r"outputs \(pose\) are not finite for 16 of 16 clips"):
+        evaluation.main(arguments)
+    assert not (tmp_path / "out").exists()
 
 
 def test_finetuning_that_is_not_finite_from_some_step_on_ends_without_scores(shards, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cclslr.errors import ExitCode
 from cclslr.files import read_json
 from cclslr.shards.format import BadClip, ManifestRow, RawClip
 from cclslr.shards.pack import PackOptions, pack, read_rejected
@@ -256,7 +257,7 @@ def test_check_finds_what_is_wrong(tmp_path: Path, what: str, message: str) -> N
     assert {fault.shard for fault in faults} <= {"shard-00001.tar", "shard-00002.tar"}
     if what == "component":
         bad = subprocess.run(run, capture_output=True, text=True)
-        assert bad.returncode == 1
+        assert bad.returncode == ExitCode.SOME_BAD
         assert "checksum differs" in bad.stdout
 
 

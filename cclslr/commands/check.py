@@ -13,6 +13,7 @@ from rich.text import Text
 from cclslr.cli import command_parser
 from cclslr.console import console
 from cclslr.data.beton import BETON_NAME, check_beton
+from cclslr.errors import ExitCode
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.verify import check_shard, plan_checks
 
@@ -23,7 +24,7 @@ examples:
   cclslr check shards/demo
   cclslr check shards/wlasl300 --decode --workers 8
 
-The exit code is 1 where anything is wrong.
+The exit code is 3 where anything is wrong.
 """
 SHOWN = 50  # faults printed
 
@@ -65,4 +66,4 @@ def main(argv: list[str] | None = None) -> int:
     if len(faults) > SHOWN:
         console.print(f"… and {len(faults) - SHOWN} more")
     console.print(f"{len(faults)} faults" if faults else "nothing is wrong")
-    return 1 if faults else 0
+    return ExitCode.SOME_BAD if faults else ExitCode.DONE

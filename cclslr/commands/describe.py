@@ -8,6 +8,7 @@ from rich.markdown import Markdown
 
 from cclslr.cli import command_parser
 from cclslr.console import console
+from cclslr.errors import ExitCode
 from cclslr.files import atomic_write
 from cclslr.shards.describe import CARD_NAME, Statistics, card, collect_statistics, plan_statistics
 from cclslr.shards.executor import run_tasks
@@ -44,4 +45,4 @@ def main(argv: list[str] | None = None) -> int:
     with atomic_write(args.out or args.shards / CARD_NAME, "w") as file:
         file.write(text)
     console.print(Markdown(text))
-    return 1 if found.bad else 0
+    return ExitCode.SOME_BAD if found.bad else ExitCode.DONE

@@ -1,7 +1,7 @@
 """Pack a data set into shards: videos and keypoints in, tars out.
 
 It begins with a report of what is there and what is missing; --dry-run stops after it. A clip that cannot be used is
-listed with its reason in OUT/rejected.csv and the rest goes on; the exit code is then 1. Stopped or killed, the same
+listed with its reason in OUT/rejected.csv and the rest goes on; the exit code is then 3. Stopped or killed, the same
 command continues where it was. The same input gives the same bytes, whatever the number of workers.
 """
 
@@ -17,7 +17,7 @@ from cclslr.cli import command_parser
 from cclslr.codecs import codecs
 from cclslr.console import console
 from cclslr.datasets.base import Import, importers
-from cclslr.errors import UserError
+from cclslr.errors import ExitCode, UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.crop import CROPS
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     show_rejected(result.rejected)
     reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
-    return 1 if rejected else 0
+    return ExitCode.SOME_BAD if rejected else ExitCode.DONE
 
 
 def show_rejected(rejected: list[Rejected]) -> None:

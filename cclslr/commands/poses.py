@@ -19,7 +19,7 @@ from cclslr.cli import command_parser
 from cclslr.console import console
 from cclslr.datasets.base import Importer, VideoFile, importers
 from cclslr.datasets.media import VIDEO_SUFFIXES, Files
-from cclslr.errors import UserError
+from cclslr.errors import ExitCode, UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.poses.base import DEFAULT, EstimatorOptions, backends, complete
 from cclslr.poses.extract import ALL_PARTS, PARTS, PoseResult, PoseTask, compare_folders, run_task, summarise, weakest
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report(results: list[PoseResult], out: Path, threshold: float) -> int:
-    """Write and show the summary; the exit code is 1 if a clip failed."""
+    """Write and show the summary; the exit code is 3 if a clip failed."""
     summary = summarise(results, threshold)
     write_json(out / "summary.json", summary)
     to_check = [result for result in results if result.reason or weakest(result.rates) < threshold]
@@ -190,4 +190,4 @@ def report(results: list[PoseResult], out: Path, threshold: float) -> int:
     console.print(table)
     if to_check:
         console.print(f"clips to look at are listed in {out / 'check.csv'}", soft_wrap=True)
-    return 1 if failed else 0
+    return ExitCode.SOME_BAD if failed else ExitCode.DONE

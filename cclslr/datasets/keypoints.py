@@ -26,7 +26,8 @@ from cclslr.datasets.lists import Ledger, clean_key
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY, WHOLEBODY
 from cclslr.poses.holistic import BODY
-from cclslr.shards.format import ManifestRow, RawClip
+from cclslr.shards.format import BadClip, ManifestRow, RawClip
+from cclslr.shards.keypoint_file import load_arrays
 
 MEDIAPIPE = 33 * 4 + 2 * 21 * 3  # numbers of a frame in `X`
 
@@ -56,10 +57,16 @@ class Sequence:
 
 @functools.lru_cache(maxsize=1)
 def _sequences(path: str, changed: int) -> tuple[str, np.ndarray]:
-    """The file's sequences, and what they are called; read whole, so once, not for every row."""
-    with np.load(path) as content:
-        name = "keypoints" if "keypoints" in content else "X"
-        return name, content[name]
+    """The file's sequences, and what they are called; read whole, so once, not for every row.
+
+    Raises:
+        BadClip: they cannot be read, or there are none.
+    """
+    found = load_arrays(path, ("keypoints", "X"))
+    name = "keypoints" if "keypoints" in found else "X"
+    if name not in found:
+        raise BadClip(f"{Path(path).name}: it has neither an array keypoints nor X")
+    return name, found[name]
 
 
 def from_mediapipe(x_TF: np.ndarray) -> np.ndarray:
@@ -124,17 +131,18 @@ def load(args: argparse.Namespace) -> Import:
     """
     path = Path(args.source)
     try:
-        with np.load(path) as content:
-            labels_N, classes = content["y"], [str(name) for name in content["classes"]]
-            sources_N = content["source"].astype(str) if "source" in content else np.full(len(labels_N), "")
-            name = "keypoints" if "keypoints" in content else "X"
-            shape, wanted = content[name].shape, (NUM_WHOLEBODY, 3) if name == "keypoints" else (MEDIAPIPE,)
-    except (OSError, ValueError, KeyError) as error:
+        name, sequences = _sequences(str(path), os.stat(path).st_mtime_ns)
+        content = load_arrays(path, ("y", "classes", "source"))
+        labels_N, classes = content["y"], [str(gloss) for gloss in content["classes"].ravel()]
+    except (BadClip, OSError, KeyError) as error:
         raise UserError(f"{path}: cannot be read ({error}); needed: keypoints or X, y, classes") from error
-    if shape[0] != len(labels_N) or shape[2:] != wanted or len(sources_N) != len(labels_N):
-        raise UserError(
-            f"{path}: {name} has shape {shape}, y {labels_N.shape}; expected ({len(labels_N)}, T, {wanted})"
-        )
+    sources_N = content["source"].astype(str) if "source" in content else np.full(len(labels_N), "")
+    shape, wanted = sequences.shape, (NUM_WHOLEBODY, 3) if name == "keypoints" else (MEDIAPIPE,)
+    count = shape[0] if shape else 0
+    if shape[2:] != wanted or labels_N.shape != (count,) or sources_N.shape != (count,):
+        raise UserError(f"{path}: {name} has shape {shape}, y {labels_N.shape}; expected ({count}, T, {wanted})")
+    if labels_N.dtype.kind not in "iu" or (count and not 0 <= labels_N.min() <= labels_N.max() < len(classes)):
+        raise UserError(f"{path}: y does not number the {len(classes)} classes from 0")
     splits = split_sequences(labels_N, sources_N, args.test_per_class, args.test_source, args.seed)
     ledger = Ledger(conventions={"coordinates": f"fractions of {args.image_size[0]}x{args.image_size[1]} pixels"})
     width, height = args.image_size

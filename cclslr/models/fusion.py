@@ -20,13 +20,14 @@ PRIOR = 0.01  # how strongly 1/T keeps to 1, the plain sum: it decides where the
 def fuse(logits: dict[str, Tensor], temperatures: dict[str, float] | None = None) -> dict[str, Tensor]:
     """The logits (N, K) of each branch and, where there are several, their sum as `fused`.
 
-    With `temperatures`, by branch, also the sum of logits over temperature as `calibrated`.
+    With `temperatures`, by branch, also the sum of logits over temperature as `calibrated`. Added in float32: where the
+    logits are bf16, a sum in bf16 would make ties of what differs.
     """
-    fused = dict(logits)
+    fused = {m: x.float() for m, x in logits.items()}
     if len(logits) > 1:
-        fused["fused"] = torch.stack(list(logits.values())).sum(0)
+        fused["fused"] = torch.stack(list(fused.values())).sum(0)
         if temperatures is not None:
-            fused["calibrated"] = torch.stack([x / temperatures[m] for m, x in logits.items()]).sum(0)
+            fused["calibrated"] = torch.stack([fused[m] / temperatures[m] for m in logits]).sum(0)
     return fused
 
 

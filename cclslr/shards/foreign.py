@@ -14,6 +14,7 @@ MAX_PIXELS = 8192 * 4320  # of a frame: the largest that cameras and screens hav
 MAX_FRAMES = 250_000  # of a file: more than an hour at 60 a second
 MAX_CLIP_BYTES = 4 << 30  # of a clip's decoded frames; a sign is seconds long
 MAX_KEYPOINT_BYTES = 256 << 20  # of a file's keypoints: 168,000 frames in float32
+MAX_SEQUENCES_BYTES = 4 << 30  # of an array that holds the keypoints of many clips
 MAX_CPU_SECONDS = (
     900.0  # for one pass over a file. Of the thread, not of the clock: a busy machine rejects nothing else
 )

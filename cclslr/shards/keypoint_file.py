@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import prod
 from pathlib import Path
 from typing import IO
@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from cclslr.keypoints import CONFIDENT, NUM_WHOLEBODY
-from cclslr.shards.foreign import MAX_KEYPOINT_BYTES, reading
+from cclslr.shards.foreign import MAX_KEYPOINT_BYTES, MAX_SEQUENCES_BYTES, reading
 from cclslr.shards.format import BadClip
 
 _MAX_TEXT_BYTES = 4096  # names and versions of estimators; longer texts are something else
@@ -48,6 +48,21 @@ def load_keypoints(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
         if not np.isfinite(keypoints_TKC).all(axis=-1).any():
             raise BadClip("no keypoint has finite numbers")
         return keypoints_TKC, texts
+
+
+def load_arrays(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Those arrays of an .npz that are called so: plain numbers or texts of any shape.
+
+    Raises:
+        BadClip: unreadable, no .npz, a pickle, or an array larger than `MAX_SEQUENCES_BYTES`; names the file.
+    """
+    path, arrays = Path(path), {}
+    with reading(path), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if (name := info.filename.removesuffix(".npy")) in names:
+                with archive.open(info) as file:
+                    arrays[name] = _data(file, *_header(file), min(info.file_size, MAX_SEQUENCES_BYTES))
+    return arrays
 
 
 def check_pixels(keypoints_TKC: np.ndarray, frame_size: tuple[int, int] | None) -> None:

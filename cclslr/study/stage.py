@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cclslr import registry
+from cclslr.errors import ExitCode
 
 RESULT = "stage.json"  # written last: a stage counts when it is there
 Scores = dict[str, dict[str, float]]  # branch → metric → value
@@ -36,7 +37,7 @@ class Kind:
     commands: Callable[[Work], list[list[str]]]  # words of `cclslr`, to run one after the other
     output: Callable[[Path, dict[str, Any]], str]  # folder and config → what other stages take of it
     scores: Callable[[Path, dict[str, Any]], Scores]  # what it measured
-    fine: tuple[int, ...] = (0,)  # exit codes of a stage that did its work
+    fine: tuple[int, ...] = (ExitCode.DONE,)  # exit codes of a stage that did its work
 
 
 @functools.cache

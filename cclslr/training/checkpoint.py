@@ -14,6 +14,7 @@ from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.files import atomic_write
 
+LARGEST = 1e19  # the square of a larger float32 is infinite: variances and norms of it are, and the next loss is NaN
 KINDS = {"query": "pre-training", "classifier": "fine-tuning"}  # by what only such a checkpoint holds
 
 
@@ -97,11 +98,15 @@ def to_resume(run_dir: str | Path, resume: str) -> Path | None:
     return last if last.exists() else None
 
 
-def not_finite(state: Any, name: str = "") -> str | None:
-    """The name of a tensor in nested containers that holds NaN or infinity, or None; waits for the device."""
-    tensors = [(name, x) for name, x in _tensors(state, "") if x.is_floating_point()]
-    finite = torch.stack([x.isfinite().all().cpu() for _, x in tensors]).tolist() if tensors else []
-    return next((name for (name, _), good in zip(tensors, finite) if not good), None)
+def not_finite(state: Any) -> str | None:
+    """The name of a tensor in nested containers that holds NaN, infinity or a number beyond `LARGEST`, or None.
+
+    Waits for the device.
+    """
+    tensors = [(name, x) for name, x in _tensors(state, "") if x.is_floating_point() and x.numel()]
+    largest = [torch.linalg.vector_norm(x, torch.inf).float() for _, x in tensors]
+    sizes = torch.stack([size.cpu() for size in largest]).tolist() if largest else []
+    return next((name for (name, _), size in zip(tensors, sizes) if not size <= LARGEST), None)
 
 
 def _tensors(tree: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cclslr.config import DataConfig, ViewConfig
+from cclslr.console import progress_aside
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.distributed import Process
@@ -44,11 +45,15 @@ def over_clips(
 
     `batch` clips at a time on each rank. Rows are in the order of the clip ids and the same on every rank. A clip that
     cannot be read is missing.
+
+    Raises:
+        UserError: no clip, or outputs that are not finite, which would still have a largest one.
     """
     plan = Plan.for_evaluation(shards, batch)
     parts: list[tuple[ByModality, Tensor, Tensor]] = []
     loader = Loader(data, views, shards, plan, process, modalities, seed=0, augment=False)
-    with no_cudnn_search(), loader.start(0):
+    with no_cudnn_search(), loader.start(0), progress_aside() as progress:
+        task = progress.add_task("evaluating", total=len(shards))
         for clips in loader:
             x = {"rgb": clips.rgb_VBTHWC, "pose": clips.pose_VBTJC}
             with amp.autocast():
@@ -56,6 +61,7 @@ def over_clips(
             parts.append(
                 ({n: y.float().cpu() for n, y in outputs.items()}, clips.clip_ids_B.cpu(), clips.labels_B.cpu())
             )
+            progress.update(task, completed=min(len(parts) * batch * process.world, len(shards)))  # all ranks' clips
     loader.quarantine.found_by_all(process)
     everything = [part for of_rank in process.gather_objects(parts) for part in of_rank]
     if not everything:
@@ -63,4 +69,12 @@ def over_clips(
     clip_ids = torch.cat([ids for _, ids, _ in everything])
     order = clip_ids.argsort()
     outputs = {name: torch.cat([y[name] for y, _, _ in everything])[order] for name in everything[0][0]}
+    for name, output_ND in outputs.items():
+        if not output_ND.isfinite().all():
+            bad = clip_ids[order][~output_ND.isfinite().all(1)]
+            raise UserError(
+                f"the model's outputs ({name}) are not finite for {len(bad)} of {len(order)} clips, e.g. "
+                f"{shards.rows[bad[0]].key}: its training had diverged, or they are too large for run.amp={amp.name}. "
+                "Use an older checkpoint, or run.amp=fp32"
+            )
     return outputs, clip_ids[order], torch.cat([labels for _, _, labels in everything])[order]

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from cclslr.distributed import Process
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # a cluster's end and its warning before, Ctrl-C
-INTERRUPTED = 75  # exit code (EX_TEMPFAIL of sysexits.h): nothing is lost, the same command goes on
 
 
 class Signals:

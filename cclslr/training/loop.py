@@ -17,7 +17,7 @@ from cclslr.data.batch import Batch
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.distributed import Process
-from cclslr.errors import UserError
+from cclslr.errors import ExitCode, UserError
 from cclslr.files import hold_folder
 from cclslr.inspect.contact import batch_sheet
 from cclslr.models.objective import Losses
@@ -25,7 +25,7 @@ from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.advice import LoaderSetup, loader_advice
 from cclslr.training.backend_choice import Placement
-from cclslr.training.interrupt import INTERRUPTED, Signals
+from cclslr.training.interrupt import Signals
 from cclslr.training.journal import Journal
 from cclslr.training.learner import Learner
 from cclslr.training.optimise import learning_rate
@@ -191,8 +191,8 @@ class Training:
         state = self.learner.state() | {"step": self.done, "config": to_dict(self.cfg), "placement": placement}
         if wrong := checkpoint.not_finite(state):
             raise UserError(
-                f"step {self.done}: {wrong} is not finite: the run has diverged, and {name} was not written. Continue "
-                f"from an older checkpoint in {self.run_dir} (run.resume=PATH) with a lower optim.lr"
+                f"step {self.done}: {wrong} is not finite or beyond all use: the run has diverged, and {name} was not "
+                f"written. Continue from an older checkpoint in {self.run_dir} (run.resume=PATH) with a lower optim.lr"
             )
         checkpoint.save(self.run_dir / name, state)
         self.journal.saved(self.done, name, time.perf_counter() - began)
@@ -230,4 +230,4 @@ class Training:
             f"{self._stored}, written in {time.perf_counter() - began:.1f} s. The same command continues there",
             soft_wrap=True,
         )
-        raise SystemExit(INTERRUPTED)
+        raise SystemExit(ExitCode.STOPPED)

@@ -18,11 +18,12 @@ GROUP, PLACE = "measuring", 3
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a study; the exit code is 1 where stages failed."""
+    """Run a study; the exit code is 3 where stages failed."""
     from rich.table import Table
 
     from cclslr.cli import command_parser
     from cclslr.console import console
+    from cclslr.errors import ExitCode
     from cclslr.study.graph import build
     from cclslr.study.run import Place, run
     from cclslr.study.spec import find, load
@@ -53,4 +54,4 @@ def main(argv: list[str] | None = None) -> int:
     errors = run(graph, Place(args.store, args.workers, args.scheduler), out / "log.txt")
     console.print(write_study(study, graph, args.store, out, errors))
     console.print(f"written: {out}/index.html, tables.md, results.csv, results.json", soft_wrap=True)
-    return int(bool(errors))
+    return ExitCode.SOME_BAD if errors else ExitCode.DONE

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cclslr.datasets.base import importers
-from cclslr.errors import UserError
+from cclslr.errors import ExitCode, UserError
 from cclslr.shards.clip import PackOptions
 from cclslr.study.stage import Kind, Settings, Work
 
@@ -74,5 +74,5 @@ KIND = Kind(
     commands=_commands,
     output=_output,
     scores=lambda folder, config: {},
-    fine=(0, 1),  # 1: packed, and some clips were rejected, which its log lists
+    fine=(ExitCode.DONE, ExitCode.SOME_BAD),  # its log lists the clips that were rejected
 )
