@@ -86,6 +86,18 @@ class ModelConfig:
         choices=("r3d50", "r3d18", "r3d10_narrow"), also=("backbone", "arch", "encoder"),
     )  # fmt: skip
     rgb_weights: str | None = key(None, "file of published Kinetics weights (Hara et al.); null: from scratch")
+    hands: str = key(
+        "wrist", "hands about their wrist; placed: also where they are about the body",
+        choices=("wrist", "placed"),
+    )  # fmt: skip
+    confidence: str = key(
+        "value", "confidence of a joint; found: only whether it was found",
+        choices=("value", "found"),
+    )  # fmt: skip
+    streams: list[str] = key(
+        ["manual", "non_manual"], "streams of the pose encoder: hands and body; face and mouth",
+        choices=("manual", "non_manual"),
+    )  # fmt: skip
     gcn_width: int = key(512, "features of each joint group and frame after the graph convolutions", low=1)
     transformer_blocks: int = key(3, "blocks of the pose transformer", low=1)
     transformer_heads: int = key(8, "heads of its attention", low=1)

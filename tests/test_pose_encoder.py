@@ -11,7 +11,15 @@ import torch
 from cclslr import keypoints
 from cclslr.config import ModelConfig
 from cclslr.models.flops import forward_flops
-from cclslr.models.pose import AttentionPool, GraphConv, GroupEncoder, PoseEncoder, Stream, partitioned_adjacency
+from cclslr.models.pose import (
+    AttentionPool,
+    GraphConv,
+    GroupEncoder,
+    PoseEncoder,
+    Stream,
+    partitioned_adjacency,
+    place_hand,
+)
 
 SMALL = ModelConfig(gcn_width=16, transformer_blocks=2, transformer_heads=4, transformer_width=24)
 
@@ -93,6 +101,61 @@ def test_shape_and_gradient_to_every_parameter(pool):
     assert features.shape == (4, 32) == (4, model.dim)
     (features * torch.randn_like(features)).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_placed_hand_against_plain_loops():
+    hand, wrist = torch.randn(2, 3, 21, 3), torch.randn(2, 3, 3)
+    got = place_hand(hand, wrist)
+    for b, t, j in itertools.product(range(2), range(3), range(21)):
+        found = hand[b, t, j, 2] > 0 and wrist[b, t, 2] > 0
+        place = hand[b, t, j, :2] + wrist[b, t, :2] if found else torch.zeros(2)
+        assert torch.equal(got[b, t, j], torch.cat([hand[b, t, j], place]))
+
+
+def test_a_view_of_a_place_is_the_place_in_a_view():
+    """Rotated, scaled and flipped views of placed hands are placed hands rotated, scaled and flipped."""
+    angle, scale = 0.3, 1.2
+    turn = scale * torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], dtype=torch.float32)
+    hand, wrist = torch.rand(1, 2, 21, 3), torch.rand(1, 2, 3)
+    moved = [torch.cat([x[..., :2] @ turn.T, x[..., 2:]], -1) for x in (hand, wrist)]
+    torch.testing.assert_close(place_hand(*moved)[..., 3:], place_hand(hand, wrist)[..., 3:] @ turn.T)
+
+
+def test_only_a_placed_hand_knows_where_it_is():
+    """Two clips that differ in where the right hand is, with the same body elsewhere and the same hand shapes."""
+    x = poses(1)
+    x[..., 2] = 1
+    moved = x.clone()
+    moved[:, :, keypoints.RIGHT_WRIST, :2] += 0.5
+    for hands, same in (("wrist", True), ("placed", False)):
+        seen: list[torch.Tensor] = []
+        model = encoder(hands=hands)
+        model.groups["hand"].register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
+        with torch.no_grad():
+            model(x), model(moved)
+        left, right = ([half[i] for half in (part.chunk(2) for part in seen)] for i in (0, 1))
+        assert torch.equal(*left)
+        assert torch.equal(*right) == same
+
+
+def test_found_joints_are_equally_sure():
+    x = poses(2)
+    other = x.clone()
+    other[..., 2] = torch.where(x[..., 2] > 0, 0.5 * x[..., 2] + 0.1, x[..., 2])
+    with torch.no_grad():
+        model = encoder(confidence="found")
+        assert torch.equal(model(x), model(other))
+        model = encoder()
+        assert not torch.allclose(model(x), model(other))
+
+
+@pytest.mark.parametrize(("stream", "others"), [("manual", ["face", "mouth"]), ("non_manual", ["hand", "body"])])
+def test_one_stream_alone(stream, others):
+    model = encoder(streams=[stream])
+    assert model.dim == SMALL.gcn_width
+    assert not set(others) & set(model.groups)
+    with torch.no_grad():
+        assert model(poses(3)).shape == (3, model.dim)
 
 
 def test_dimension_of_the_paper():

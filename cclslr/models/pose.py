@@ -86,19 +86,30 @@ class STGCNBlock(nn.Module):
         return F.relu(self.temporal_norm(self.temporal(y)) + self.shortcut(x_NCTJ))
 
 
+def place_hand(hand_BTJC: Tensor, wrist_BTC: Tensor) -> Tensor:
+    """A hand's joints with their place about the body beside that about its wrist: (B, T, 21, 3) → (B, T, 21, 5).
+
+    The place is the body's wrist plus the joint's offset, both in units of the body's square; (0, 0) where one of them
+    was not found. Views rotate and scale both about the same origins, so the sum is the view of the place.
+    """
+    found_BTJ1 = (hand_BTJC[..., 2:] > 0) & (wrist_BTC[:, :, None, 2:] > 0)
+    place_BTJ2 = hand_BTJC[..., :2] + wrist_BTC[:, :, None, :2]
+    return torch.cat([hand_BTJC, place_BTJ2 * found_BTJ1], 3)
+
+
 class GroupEncoder(nn.Module):
-    """One joint group: (N, T, J, 3) → (N, T, width).
+    """One joint group: (N, T, J, C) → (N, T, width).
 
     Four blocks, since a fingertip is four hops from the wrist; of width/8, width/8, width/4 and width/2 channels,
     since the temporal convolutions are nearly all of the cost and grow with the square. Mean over joints, then a
     linear map to `width`.
     """
 
-    def __init__(self, group: str, width: int) -> None:
+    def __init__(self, group: str, width: int, channels: int = 3) -> None:
         super().__init__()
         adjacency = partitioned_adjacency(keypoints.EDGES[group], keypoints.ROOTS[group])
-        self.input_norm = nn.BatchNorm1d(3 * adjacency.shape[-1])  # each coordinate of each joint for itself
-        dims = (3, width // 8, width // 8, width // 4, width // 2)
+        self.input_norm = nn.BatchNorm1d(channels * adjacency.shape[-1])  # each coordinate of each joint for itself
+        dims = (channels, width // 8, width // 8, width // 4, width // 2)
         self.blocks = nn.Sequential(*(STGCNBlock(a, b, adjacency) for a, b in itertools.pairwise(dims)))
         self.linear = nn.Linear(width // 2, width)
 
@@ -161,7 +172,10 @@ class Stream(nn.Module):
 
 
 class PoseEncoder(nn.Module):
-    """Poses (B, T, 75, 3) float → features (B, dim), dim = 2·gcn_width: the manual and the non-manual stream.
+    """Poses (B, T, 75, 3) float → features (B, dim), dim = gcn_width a stream: the manual and the non-manual stream.
+
+    By the paper a hand is seen about its own wrist, a joint comes with its confidence, and face and mouth are a stream
+    of their own. `hands`, `confidence` and `streams` of the config change that here, so views stay as they are.
 
     Raises:
         UserError: `gcn_width` that eight or the number of heads does not divide.
@@ -170,21 +184,38 @@ class PoseEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, heads = config.gcn_width, config.transformer_heads
-        if width % 8 or any(len(parts) * width % heads for parts in STREAMS.values()):
+        self.parts = {name: STREAMS[name] for name in config.streams}
+        widths = [len(parts) * width for parts in self.parts.values()]
+        if width % 8 or any(one % heads for one in widths):
             raise UserError(
                 f"model.gcn_width is {width}; it must be a multiple of 8, and {heads} heads "
-                f"(model.transformer_heads) must divide {2 * width} and {3 * width}"
+                f"(model.transformer_heads) must divide {' and '.join(map(str, widths))}"
             )
-        self.dim = 2 * width
-        names = ("hand", "body", "face", "mouth")
-        groups = {name: GroupEncoder("left_hand" if name == "hand" else name, width) for name in names}
+        self.dim = len(self.parts) * width
+        self.placed = config.hands == "placed"
+        self.found_only = config.confidence == "found"
+        used = [part for parts in self.parts.values() for part in parts]
+        groups: dict[str, nn.Module] = {}
+        if "left_hand" in used:
+            groups["hand"] = GroupEncoder("left_hand", width, 5 if self.placed else 3)
+        groups |= {name: GroupEncoder(name, width) for name in ("body", "face", "mouth") if name in used}
         self.groups = nn.ModuleDict(groups)
-        self.streams = nn.ModuleDict({name: Stream(len(parts), config) for name, parts in STREAMS.items()})
+        self.streams = nn.ModuleDict({name: Stream(len(parts), config) for name, parts in self.parts.items()})
 
     def forward(self, pose_BTJC: Tensor) -> Tensor:
+        if self.found_only:
+            pose_BTJC = torch.cat([pose_BTJC[..., :2], (pose_BTJC[..., 2:] > 0).to(pose_BTJC.dtype)], 3)
         joints = {group: pose_BTJC[:, :, where] for group, where in keypoints.SLICES.items()}
-        both_hands = self.groups["hand"](torch.cat([joints["left_hand"], joints["right_hand"]]))
-        parts = dict(zip(("left_hand", "right_hand"), both_hands.chunk(2)))
-        parts |= {group: self.groups[group](joints[group]) for group in ("body", "face", "mouth")}
-        pooled = [self.streams[name](torch.cat([parts[part] for part in names], 2)) for name, names in STREAMS.items()]
-        return torch.cat(pooled, 1)
+        parts: dict[str, Tensor] = {}
+        if "hand" in self.groups:
+            hands = joints["left_hand"], joints["right_hand"]
+            if self.placed:
+                body_BTJC = joints["body"]
+                wrists = body_BTJC[:, :, keypoints.LEFT_WRIST], body_BTJC[:, :, keypoints.RIGHT_WRIST]
+                hands = place_hand(hands[0], wrists[0]), place_hand(hands[1], wrists[1])
+            parts |= dict(zip(("left_hand", "right_hand"), self.groups["hand"](torch.cat(hands)).chunk(2)))
+        parts |= {name: encoder(joints[name]) for name, encoder in self.groups.items() if name != "hand"}
+        streams = [
+            stream(torch.cat([parts[part] for part in self.parts[name]], 2)) for name, stream in self.streams.items()
+        ]
+        return torch.cat(streams, 1)
