@@ -14,6 +14,7 @@ import pytest
 from cclslr.bench.memory import heap_bytes
 from cclslr.codecs import codec_named, codecs
 from cclslr.codecs.jpeg import JPEG
+from cclslr.codecs.video import VideoCodec
 from cclslr.shards.format import BadClip
 
 VIDEO = [name for name, codec in codecs().items() if not codec.alone]
@@ -113,3 +114,26 @@ def test_damaged_bytes_are_a_bad_clip(codec: str) -> None:
     data, _ = codec_named(codec).encode(moving_bar(8), 25.0)
     with pytest.raises(BadClip):
         codec_named(codec).decode(b"x" + data[: len(data) // 3])
+
+
+@pytest.mark.parametrize("codec", codecs().values(), ids=lambda codec: codec.name)
+def test_an_encoder_leaves_the_scheduling_of_its_caller_alone(codec, monkeypatch):
+    """SVT-AV1 makes real-time threads of its own and of its caller's where root runs it."""
+
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+    seen: list[set[int]] = []
+    if isinstance(codec, VideoCodec):
+        start = type(codec).open
+
+        def spy(self, encoder):
+            start(self, encoder)
+            seen.append(policies())
+
+        monkeypatch.setattr(type(codec), "open", spy)
+    before = policies()
+    codec.encode(np.zeros((4, 64, 64, 3), np.uint8), 25.0)
+    assert policies() == before
+    assert all(during == before for during in seen)
+    assert len(seen) == isinstance(codec, VideoCodec)

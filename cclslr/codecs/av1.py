@@ -7,12 +7,17 @@ wants, it lost wanted frames for the rest of the clip.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from dataclasses import dataclass
 
+import av
 import numpy as np
 
 from cclslr.codecs.video import GOP, VideoCodec
+
+THREADS = "/proc/self/task"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,19 @@ class Av1(VideoCodec):
     def encode(self, frames_THWC: np.ndarray, fps: float, quality: int | None = None) -> tuple[bytes, list[int]]:
         os.environ.setdefault("SVT_LOG", "1")  # errors; else each clip writes 20 lines to stderr
         return super().encode(frames_THWC, fps, quality)
+
+    def open(self, encoder: av.VideoCodecContext) -> None:
+        """Open the encoder, and give its threads and the caller back the scheduling that the caller had.
+
+        Where root runs it, as in most containers, SVT-AV1 sets all of them to SCHED_FIFO with the highest priority, and
+        so every process that the caller starts later: then no other program runs until they wait for something.
+        """
+        policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+        before = set(os.listdir(THREADS))
+        super().open(encoder)
+        for thread in {*os.listdir(THREADS)} - before | {str(threading.get_native_id())}:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setscheduler(int(thread), policy, parameters)
 
 
 AV1 = Av1(

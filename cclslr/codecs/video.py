@@ -59,6 +59,7 @@ class VideoCodec(Codec):
             context.color_primaries, context.color_trc, context.colorspace, context.color_range = 6, 6, 6, 1
             if self.tag is not None:
                 context.codec_tag = self.tag
+            self.open(context)
             for number, frame_HWC in enumerate(frames_THWC):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
                 frame = frame.reformat(format="yuv420p", dst_colorspace="smpte170m")
@@ -66,6 +67,10 @@ class VideoCodec(Codec):
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
         return file.getvalue(), []
+
+    def open(self, encoder: av.VideoCodecContext) -> None:
+        """Open the encoder, which is set up."""
+        encoder.open()
 
     def offsets(self, data: Data) -> list[int]:
         return []
