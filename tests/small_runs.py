@@ -59,6 +59,8 @@ def same(ours: Any, theirs: Any) -> bool:
         return torch.equal(ours, theirs)
     if isinstance(ours, dict):
         return ours.keys() == theirs.keys() and all(same(value, theirs[name]) for name, value in ours.items())
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
     return ours == theirs
 
 

@@ -28,6 +28,7 @@ from cclslr.training.journal import Journal
 from cclslr.training.rate import Rate, memory_gb
 from cclslr.training.record import read_metrics
 from cclslr.training.screen import Board, loss_cells, plain_lines, wrap
+from cclslr.training.writer import Written
 
 TERMS = ("cl_rgb", "cl_pose", "spm_rgb", "spm_pose", "rgb_to_pose", "pose_to_rgb")
 RECORD = {
@@ -125,7 +126,7 @@ def test_a_log_has_one_line_a_record_and_one_for_each_kind_of_score(screen, tmp_
         told.write(11, {"stream": [1, 2, 3]})
         told.write(20, RECORD | KNN)
         told.write(30, {"val_top1": 41.6, "val_seconds": 3.04})
-        told.saved(30, "last.pt", 1.26)
+        told.saved(Written(30, "last.pt", 1.26, 0.04))
         told.note("waiting 23 % for decode: raise data.workers")
     lines = file.getvalue().splitlines()
     assert lines == (tmp_path / "log.txt").read_text().splitlines()
@@ -136,7 +137,7 @@ def test_a_log_has_one_line_a_record_and_one_for_each_kind_of_score(screen, tmp_
     assert lines[1].startswith("step 10: 17 step(s)")
     assert lines[3] == "step 20/100  k-NN  rgb 31.2 %  pose 54.0 %  fused 57.1 %  in 0:01:15"
     assert lines[4] == "step 30/100  validation  top1 41.6 %  in 3.0 s"
-    assert lines[5] == "step 30/100  checkpoint last.pt written in 1.3 s"
+    assert lines[5] == "step 30/100  checkpoint last.pt written in 1.3 s, training waited 0.0 s"
     assert "\x1b" not in file.getvalue()
 
 
@@ -157,7 +158,7 @@ def test_other_ranks_are_silent_and_write_nothing(screen, tmp_path):
     with journal(tmp_path / "run", active=False) as told:
         told.describe(PretrainConfig())
         told.write(10, RECORD | KNN)
-        told.saved(10, "last.pt", 1.0)
+        told.saved(Written(10, "last.pt", 1.0, 0.1))
         told.advise("more workers")
         told.first_batch(np.zeros((4, 4, 3), np.uint8))
     assert not file.getvalue()

@@ -17,6 +17,7 @@ from cclslr.inspect.contact import save_png
 from cclslr.training.folder import config_yaml, describe_run
 from cclslr.training.record import group_of, numbers, read_metrics
 from cclslr.training.screen import Board, plain_lines
+from cclslr.training.writer import Written
 
 DRAW_SECONDS = 300.0  # results.png takes half a second, so not with every checkpoint
 
@@ -95,14 +96,16 @@ class Journal:
             )
         self.skipped, self.skipping = skipped, more > 0
 
-    def saved(self, step: int, name: str, seconds: float) -> None:
-        """Tell that checkpoint `name` was written, and how long that took."""
+    def saved(self, written: Written) -> None:
+        """Tell that a checkpoint was written, how long that took, and how much of it training waited."""
         if not self.active:
             return
-        self.tensorboard.add_scalar("speed/checkpoint_seconds", seconds, step)
-        self._line(f"step {step}/{self.last_step}  checkpoint {name} written in {duration(seconds)}")
+        self.tensorboard.add_scalar("speed/checkpoint_seconds", written.seconds, written.step)
+        self.tensorboard.add_scalar("speed/checkpoint_waited", written.waited, written.step)
+        told = f"{written.name} written in {duration(written.seconds)}, training waited {duration(written.waited)}"
+        self._line(f"step {written.step}/{self.last_step}  checkpoint {told}")
         if self.board is not None:
-            self.board.saved(step, name, seconds)
+            self.board.saved(written.step, written.name, written.seconds)
         if time.perf_counter() - self.drawn > DRAW_SECONDS:
             self._draw()
 

@@ -32,6 +32,7 @@ from cclslr.training.optimise import learning_rate
 from cclslr.training.rate import Rate, memory_gb
 from cclslr.training.record import group_of
 from cclslr.training.resume import Saved
+from cclslr.training.writer import Writer
 
 
 class Training:
@@ -45,7 +46,7 @@ class Training:
 
     After each step, on all ranks alike: checkpoints by steps and by epochs, the journal, and the wish to stop that a
     signal left behind (`cclslr.training.interrupt`). Nothing here waits for the device but what a log line or a
-    checkpoint needs.
+    checkpoint needs; a checkpoint is written beside the steps that follow, and is there when the iteration has ended.
 
     Args:
         title: of the run, for people.
@@ -106,6 +107,7 @@ class Training:
                     title=self.title,
                 )
             )
+            self.writer = stack.enter_context(Writer(self.journal.saved))
             self._open = stack.pop_all()
         self.journal.describe(self.cfg)
         return self
@@ -129,6 +131,7 @@ class Training:
                     self._stop(signal)
         if self.done > self._stored:
             self.save("last.pt")
+        self.writer.finish()
         if self.done == self.last_step:
             self.learner.amp.check_end()
 
@@ -167,44 +170,42 @@ class Training:
         self.rate.restart(self.done)
         return scores
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint into the run's folder; every rank calls it.
+    def save(self, *names: str) -> None:
+        """Begin to write a checkpoint into the run's folder, under each name; every rank calls it.
 
         Nothing is written while all steps are skipped: what was written before may be the last good one.
 
         Raises:
-            UserError: the weights are not finite, or the file cannot be written.
+            UserError: the weights are not finite, or the checkpoint before could not be written.
         """
         self._tell()  # a run that is killed in between has the step's record, or makes the step again
         self.learner.statistics.average(self.process)
         if self.learner.amp.is_diverging():
-            self.journal.note(
-                f"step {self.done}: {name} is not written: the gradients of the last steps are not finite"
-            )
+            what = " and ".join(names)
+            self.journal.note(f"step {self.done}: no {what} written: the gradients of the last steps are not finite")
             return
-        if name == "last.pt":
+        if "last.pt" in names:
             self._stored = self.done
         if not self.process.main:
             return
-        began = time.perf_counter()
         placement = None if self.placement is None else asdict(self.placement)
         state = self.learner.state() | {"step": self.done, "config": to_dict(self.cfg), "placement": placement}
         if wrong := checkpoint.not_finite(state):
             raise UserError(
-                f"step {self.done}: {wrong} is not finite or beyond all use: the run has diverged, and {name} was not "
-                f"written. Continue from an older checkpoint in {self.run_dir} (run.resume=PATH) with a lower optim.lr"
+                f"step {self.done}: {wrong} is not finite or beyond all use: the run has diverged, and {names[0]} was "
+                f"not written. Continue from an older checkpoint in {self.run_dir} (run.resume=PATH) with a lower "
+                "optim.lr"
             )
-        checkpoint.save(self.run_dir / name, state)
-        self.journal.saved(self.done, name, time.perf_counter() - began)
+        self.writer.begin(self.done, [self.run_dir / name for name in names], state)
 
     def _keep(self) -> None:
         """Journal and checkpoints, after a step."""
         self._tell()
+        self.writer.look()
         run, epoch = self.cfg.run, self.epoch_ended()
+        kept = [f"epoch_{epoch:04d}.pt"] if epoch and epoch % run.checkpoint_every == 0 else []
         if epoch or (run.checkpoint_steps and self.done % run.checkpoint_steps == 0):
-            self.save("last.pt")
-        if epoch and epoch % run.checkpoint_every == 0:
-            self.save(f"epoch_{epoch:04d}.pt")
+            self.save("last.pt", *kept)
 
     def _tell(self) -> None:
         """Hand what is known of the step to the journal."""
@@ -225,6 +226,7 @@ class Training:
         began = time.perf_counter()
         if self.done > self._stored:
             self.save("last.pt")
+        self.writer.finish()
         console.print(
             f"{signal}: stopped after step {self.done} of {self.last_step}; {self.run_dir / 'last.pt'} holds step "
             f"{self._stored}, written in {time.perf_counter() - began:.1f} s. The same command continues there",
