@@ -44,13 +44,18 @@ class DataConfig:
         choices=("auto", "dali", "libav"),
     )  # fmt: skip
     device: str = key("auto", "where RGB is decoded and augmented", choices=("auto", "cpu", "gpu"))
-    workers: int = key(2, "reading and decoding threads of each rank", low=1, also=("num_workers", "threads"))
-    prefetch: int = key(
-        4, "batches made ahead; on two cores 4 gave 4 to 9 % more clips/s than 2 or 3", low=1, also=("prefetch_factor",)
+    workers: int = key(
+        2, "reading and decoding threads of each rank", low=1, also=("num_workers", "threads"), effect="none"
     )
-    max_bad_share: float = key(0.01, "a run stops when a larger share of the clips read so far was bad", low=0, high=1)
-    cache_dir: str = key("~/.cache/cclslr", "remote shards are kept here, for all ranks of the node")
-    cache_gb: float = key(200.0, "how much of them is kept, in GB", low=0)
+    prefetch: int = key(
+        4, "batches made ahead; on two cores 4 gave 4 to 9 % more clips/s than 2 or 3", low=1,
+        also=("prefetch_factor",), effect="none",
+    )  # fmt: skip
+    max_bad_share: float = key(
+        0.01, "a run stops when a larger share of the clips read so far was bad", low=0, high=1, effect="result"
+    )
+    cache_dir: str = key("~/.cache/cclslr", "remote shards are kept here, for all ranks of the node", effect="none")
+    cache_gb: float = key(200.0, "how much of them is kept, in GB", low=0, effect="none")
 
 
 @dataclass
@@ -146,31 +151,44 @@ class OptimConfig:
 class RunConfig:
     """One run: where it writes, how often it reports, how it computes (docs/throughput.md says what that is worth)."""
 
-    dir: str = key("runs/pretrain", "folder of checkpoints, metrics and curves", also=("out", "output_dir", "folder"))
+    dir: str = key(
+        "runs/pretrain",
+        "folder of checkpoints, metrics, curves",
+        also=("out", "output_dir", "folder"),
+        effect="none",
+    )
     seed: int = key(0, "of weights, order and augmentation", also=("random_seed",))
-    device: str = key("auto", "where the model is trained", choices=("auto", "cpu", "cuda"))
-    resume: str = key("auto", "auto (last.pt of run.dir, if it is there), none, or a checkpoint's path")
-    checkpoint_every: int = key(10, "epochs between kept checkpoints; last.pt is written every epoch", low=1)
-    checkpoint_steps: int = key(0, "write last.pt every so many steps as well; 0: never", low=0)
-    max_steps: int | None = key(None, "stop after this step, without changing the schedule", low=1)
-    log_every: int = key(10, "steps between two lines of the log", low=1, also=("log_interval", "print_freq"))
-    knn_every: int = key(10, "epochs between k-NN probes; 0: never", low=0)
-    knn_neighbours: int = key(20, "neighbours that a k-NN probe asks", low=1)
-    hash_stream: bool = key(False, "write a checksum of every batch's bytes to metrics.jsonl")
+    device: str = key("auto", "where the model is trained", choices=("auto", "cpu", "cuda"), effect="result")
+    resume: str = key("auto", "auto (last.pt of run.dir, if it is there), none, or a checkpoint's path", effect="none")
+    checkpoint_every: int = key(
+        10, "epochs between kept checkpoints; last.pt is written every epoch", low=1, effect="none"
+    )
+    checkpoint_steps: int = key(0, "write last.pt every so many steps as well; 0: never", low=0, effect="none")
+    max_steps: int | None = key(None, "stop after this step, without changing the schedule", low=1, effect="result")
+    log_every: int = key(
+        10, "steps between two lines of the log", low=1, also=("log_interval", "print_freq"), effect="none"
+    )
+    knn_every: int = key(10, "epochs between k-NN probes; 0: never", low=0, effect="result")
+    knn_neighbours: int = key(20, "neighbours that a k-NN probe asks", low=1, effect="result")
+    hash_stream: bool = key(False, "write a checksum of every batch's bytes to metrics.jsonl", effect="result")
     amp: str = key(
         "auto", "auto: bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU",
         choices=("auto", "fp32", "bf16", "fp16"), also=("precision", "dtype", "mixed_precision"),
     )  # fmt: skip
-    channels_last: bool = key(True, "3D convolutions work on channels-last memory")
-    fused_momentum_update: bool = key(True, "one call updates all parameters of the key encoders")
-    fused_optimizer: bool = key(True, "one call updates all parameters; else every step waits for the device")
-    cudnn_benchmark: bool = key(True, "cuDNN tries its algorithms when it meets a new shape")
+    channels_last: bool = key(True, "3D convolutions work on channels-last memory", effect="result")
+    fused_momentum_update: bool = key(True, "one call updates all parameters of the key encoders", effect="result")
+    fused_optimizer: bool = key(
+        True, "one call updates all parameters; else every step waits for the device", effect="result"
+    )
+    cudnn_benchmark: bool = key(True, "cuDNN tries its algorithms when it meets a new shape", effect="result")
     compile: str = key(
         "none", "torch.compile; cuda_graphs: its launches are recorded once and replayed",
-        choices=("none", "default", "cuda_graphs"),
+        choices=("none", "default", "cuda_graphs"), effect="result",
     )  # fmt: skip
-    gradient_as_bucket_view: bool = key(True, "DDP: gradients live in the buckets that are sent")
-    gradient_compression: str = key("none", "DDP: what is sent over the wire", choices=("none", "bf16", "fp16"))
+    gradient_as_bucket_view: bool = key(True, "DDP: gradients live in the buckets that are sent", effect="result")
+    gradient_compression: str = key(
+        "none", "DDP: what is sent over the wire", choices=("none", "bf16", "fp16"), effect="result"
+    )
 
 
 @dataclass
@@ -199,7 +217,7 @@ class FinetuneConfig:
     optim: OptimConfig = field(default_factory=_finetune_optim)
     run: RunConfig = field(default_factory=lambda: RunConfig(dir="runs/finetune"))
     pretrained: str | None = key(
-        None, "checkpoint of cclslr train; null: from scratch", also=("checkpoint", "weights", "init")
+        None, "checkpoint of cclslr train; null: from scratch", also=("checkpoint", "weights", "init"), effect="none"
     )
     linear_probe: bool = key(False, "train the last layer only")
     fuse: str = key(
@@ -207,7 +225,7 @@ class FinetuneConfig:
         "sum", "sum of both logits; calibrated: each over a temperature that is fitted", choices=("sum", "calibrated"),
     )  # fmt: skip
     report: str = key("last", "which epoch is evaluated", choices=("last", "best_val"))
-    eval_split: str = key("test", "split that is evaluated at the end", choices=SPLITS)
+    eval_split: str = key("test", "split that is evaluated at the end", choices=SPLITS, effect="result")
 
 
 Config = TypeVar("Config")

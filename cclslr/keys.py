@@ -1,6 +1,6 @@
 """Keys of a config: default, meaning, choices and range of each stand where the key is declared (cclslr/config.py).
 
-`--help`, the checks and the suggestions for mistyped keys all read that one declaration.
+`--help`, the checks, the suggestions for mistyped keys, resuming and studies all read that one declaration.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ from typing import Any
 
 from cclslr.errors import UserError
 
+EFFECTS = {
+    "steps": "what a step computes; a run that goes on with another value says so",
+    "result": "not what a step is meant to compute, but how many there are, how they are rounded, what is measured",
+    "none": "where things lie and how often they are told: no number of a run depends on it",
+}
+
 
 def key(
     default: Any,
@@ -24,6 +30,7 @@ def key(
     above: float | None = None,
     high: float | None = None,
     also: tuple[str, ...] = (),
+    effect: str = "steps",
 ) -> Any:
     """The dataclass field of one key.
 
@@ -33,8 +40,11 @@ def key(
         choices: the values that it may have; of a list, each at most once.
         low, above, high: least value, bound below that is no value itself, largest value; of a list, for each element.
         also: what other projects call it; whoever types that is pointed here.
+        effect: one of `EFFECTS`.
     """
+    assert effect in EFFECTS, effect
     metadata = {"meaning": meaning, "choices": choices, "low": low, "above": above, "high": high, "also": also}
+    metadata["effect"] = effect
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -53,6 +63,7 @@ class Key:
     above: float | None
     high: float | None
     also: tuple[str, ...]
+    effect: str
 
     @property
     def is_list(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from small_runs import ROOT, finetune_here, finish, same, start, tiny_shards, tr
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config, to_dict
 from cclslr.console import console
 from cclslr.files import hold_folder, read_json
+from cclslr.keys import list_keys
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.evaluation import match_classes
@@ -97,6 +99,19 @@ def test_old_configs_with_fewer_keys_are_compared_by_what_they_have():
     saved["objective"]["momentum"], saved["optim"]["gone"] = 0.5, 1
     assert changes(saved, cfg) == {"objective.momentum": (0.5, 0.99)}
     assert changes(json.loads(json.dumps(to_dict(cfg))), cfg) == {}  # tuples became lists
+
+
+@pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig])
+def test_what_changes_a_step_is_named_and_nothing_else(kind):
+    stored = to_dict(kind())
+    for key in list_keys(kind):
+        *sections, last = key.name.split(".")
+        changed = copy.deepcopy(stored)
+        node = changed[sections[0]] if sections else changed
+        node[last] = "another"
+        assert list(changes(changed, kind())) == ([key.name] if key.effect == "steps" else []), key.name
+    effects = {key.name: key.effect for key in list_keys(kind)}
+    assert (effects["run.seed"], effects["run.max_steps"], effects["run.dir"]) == ("steps", "result", "none")
 
 
 def test_two_trainings_in_one_folder_are_refused(shards, pre):

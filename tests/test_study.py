@@ -223,13 +223,13 @@ def test_every_key_that_matters_changes_the_address(kind: type) -> None:
     plain = _address(kind, {})
     assert _address(kind, {}) == plain
     assert _address(kind, {}, seed=1) != plain
-    given_by_study = ("data.shards", "pretrained", "run.dir", "run.seed")
+    given_by_study = (*_training.GIVEN, "run.seed")
     changed = 0
     for key in list_keys(kind):
         if key.name in given_by_study or (other := _other(key.default, key)) is None:
             continue
         address = _address(kind, {key.name: other})
-        assert (address == plain) == (key.name in _training.ELSEWHERE), key.name
+        assert (address == plain) == (key.effect == "none"), key.name
         changed += 1
     assert changed > 40
 

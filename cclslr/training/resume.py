@@ -11,20 +11,11 @@ from cclslr.config import FinetuneConfig, PretrainConfig, to_dict
 from cclslr.console import console
 from cclslr.distributed import Process
 from cclslr.errors import UserError
+from cclslr.keys import list_keys
 from cclslr.training import checkpoint
 from cclslr.training.learner import Learner
 
 FIXED = ("run.seed", "optim.batch")  # with another one, "step 1000" would mean other clips
-# Keys that change nothing in what a run computes; those of `run` but seed and amp are such, too
-WITHOUT_EFFECT = (
-    "data.workers",
-    "data.prefetch",
-    "data.cache_dir",
-    "data.cache_gb",
-    "data.max_bad_share",
-    "eval_split",
-    "pretrained",
-)
 
 
 @dataclass
@@ -86,13 +77,9 @@ def find_saved(cfg: PretrainConfig | FinetuneConfig, kind: str, process: Process
 
 def changes(saved: dict[str, Any], cfg: Any) -> dict[str, tuple[Any, Any]]:
     """Keys of a stored config that `cfg` has otherwise and that change what a run computes: (then, now) by key."""
-    now = dict(_flat(to_dict(cfg)))
-    return {
-        key: (old, now[key])
-        for key, old in _flat(saved)
-        if key in now and old != now[key] and key not in WITHOUT_EFFECT
-        and not (key.startswith("run.") and key not in ("run.seed", "run.amp"))
-    }  # fmt: skip
+    now, then = dict(_flat(to_dict(cfg))), dict(_flat(saved))
+    steps = [key.name for key in list_keys(type(cfg)) if key.effect == "steps"]
+    return {name: (then[name], now[name]) for name in steps if name in then and then[name] != now[name]}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,16 +6,13 @@ import copy
 import json
 from typing import Any
 
-from cclslr.config import Config, load_config, to_dict
+from cclslr.config import Config, FinetuneConfig, PretrainConfig, load_config, to_dict
 from cclslr.errors import UserError
 from cclslr.files import atomic_write
+from cclslr.keys import list_keys
 from cclslr.study.stage import Settings, Work
 
-# Where a run writes, how often it reports and how it reads: nothing that changes its numbers.
-ELSEWHERE = (
-    "data.shards", "data.workers", "data.prefetch", "data.cache_dir", "data.cache_gb", "pretrained", "run.dir",
-    "run.resume", "run.log_every", "run.checkpoint_every", "run.checkpoint_steps",
-)  # fmt: skip
+GIVEN = ("data.shards", "pretrained", "run.dir")  # by the study, out of other stages
 
 
 def resolve(kind: type[Config], settings: Settings, seed: int) -> dict[str, Any]:
@@ -26,7 +23,7 @@ def resolve(kind: type[Config], settings: Settings, seed: int) -> dict[str, Any]
     """
     settings = dict(settings)
     path = settings.pop("config", None)
-    for key in ("data.shards", "pretrained", "run.dir"):
+    for key in GIVEN:
         if key in settings:
             raise UserError(f"{key} is given by the study; name stages in `shards` and `from` instead")
     values = {"run.seed": seed} | settings
@@ -35,9 +32,10 @@ def resolve(kind: type[Config], settings: Settings, seed: int) -> dict[str, Any]
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without what stands elsewhere."""
+    """The config without what changes no number, and what stands elsewhere."""
     kept = copy.deepcopy(config)
-    for key in ELSEWHERE:
+    keys = [*list_keys(PretrainConfig), *list_keys(FinetuneConfig)]
+    for key in {*GIVEN, *(key.name for key in keys if key.effect == "none")}:
         *sections, last = key.split(".")
         node = kept
         for section in sections:
