@@ -77,6 +77,15 @@ def test_all_sections_pass_in_both_parts(tmp_path: Path, dry: str) -> None:
     assert all(("optim.batch=8" if dry else "optim.batch=16") in call for call in trained)
 
 
+@pytest.mark.parametrize(("fail", "alpha"), [("no fail", "0.2"), ("-m cclslr masks", "0")])
+def test_the_short_run_does_without_masks_that_could_not_be_made(tmp_path: Path, fail: str, alpha: str) -> None:
+    _, sections, calls = run(tmp_path, fail=fail)
+    assert sections["masks"]["status"] == ("ok" if alpha == "0.2" else "failed (3)")
+    assert sections["short_run"]["status"] == "ok"
+    (call,) = (call for call in calls if call.startswith("-m cclslr train"))
+    assert re.findall(r"views\.mask_alpha=(\S+)", call)[-1] == alpha
+
+
 def test_limits_of_a_part_are_within_a_call_of_ten_minutes() -> None:
     before, parts = SUITE.read_text().split('if [ "$PART" = first ]; then')
     both, first, more = (

@@ -83,7 +83,7 @@ pack() {
 }
 masks() {
     "$PYTHON" -m cclslr bench masks --preset "$FLOW" --device "$DEVICE" --out "$OUT/masks.json" || return
-    "$PYTHON" -m cclslr masks "$WORK/jpeg" --device "$DEVICE"
+    "$PYTHON" -m cclslr masks "$WORK/jpeg" --device "$DEVICE" && touch "$WORK/masked"
 }
 one_step_trace() {
     train --steps 1 --warmup 1 --repeats 3 "data.shards=[]" --trace "$WORK/trace.json" --json "$OUT/trace.json" || return
@@ -91,8 +91,10 @@ one_step_trace() {
 }
 one_trick() { train "${SHORT[@]}" "data.shards=[]" --json "$OUT/$1.json" --tricks "$1" "${COMPILED[@]}"; }
 short_run() {
-    "$PYTHON" -m cclslr train "${SHAPE[@]}" "$(data jpeg)" views.mask_alpha=0.2 run.dir="$WORK/run" run.max_steps="$1" \
-        run.log_every=5 run.knn_every=0 run.seed=1 || return
+    local alpha=0
+    if [ -e "$WORK/masked" ]; then alpha=0.2; else echo "no masks were made: it trains without"; fi
+    "$PYTHON" -m cclslr train "${SHAPE[@]}" "$(data jpeg)" views.mask_alpha="$alpha" run.dir="$WORK/run" \
+        run.max_steps="$1" run.log_every=5 run.knn_every=0 run.seed=1 || return
     "$PYTHON" - "$WORK/run/metrics.jsonl" "$OUT/short_run.json" <<'PY'
 import json, math, sys
 
