@@ -6,40 +6,35 @@ task of one worker, and counts as done once its part of the index is there.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cclslr.console import console
 from cclslr.errors import UserError
-from cclslr.files import hold_folder, read_json, write_json
+from cclslr.files import hold_folder, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
+from cclslr.shards.done import PARTS_NAME, ShardPart, ShardTask, clear, finished, keep, reopen, whole_shards
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import (
     FORMAT_VERSION,
     KEY_PATTERN,
     SPLITS,
     BadClip,
-    Component,
-    IndexRow,
     ManifestRow,
-    check_shard_names,
 )
-from cclslr.shards.index import INDEX_NAME, read_index, write_index
+from cclslr.shards.index import INDEX_NAME, write_index
 from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, read_rejected, write_rejected
 from cclslr.shards.writer import MAX_NAME, ShardFile, open_shard
 
 __all__ = ["NothingPacked", "PackOptions", "PackReport", "Rejected", "finish", "pack", "read_rejected"]
 
-PARTS_NAME = ".parts"  # one JSON a finished shard, while packing is under way
 MAX_KEY = MAX_NAME - len(".pose.npy")  # the longest component
 
 
@@ -62,26 +57,6 @@ class PackReport:
     shards_reused: int = 0  # found complete from an earlier run
     without_video: int = 0  # of the clips
     without_keypoints: int = 0
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """All that a worker needs to build one shard."""
-
-    name: str
-    folder: str
-    rows: tuple[ManifestRow, ...]
-    options: PackOptions
-    fingerprint: str
-
-
-@dataclass
-class ShardPart:
-    """One finished shard, as kept in `.parts` until the index is written."""
-
-    fingerprint: str
-    shard: ShardFile
-    rejected: list[Rejected] = field(default_factory=list)
 
 
 def pack(
@@ -122,13 +97,13 @@ def pack(
                 raise UserError(
                     f"{out} already holds a data set of other clips or settings; pack into another folder, or remove it"
                 )
-            whole = _whole_shards(out, info)
+            whole = whole_shards(out, info)
             if len(whole) == len(info["shards"]):
                 shutil.rmtree(out / PARTS_NAME, ignore_errors=True)  # an earlier run was killed just before its end
                 return _report(list(whole.values()), read_rejected(out), info, len(whole))
-            _reopen(out, info, whole, tasks)
-        _clear(out, tasks)
-        parts = {task.name: part for task in tasks if (part := _finished(task)) is not None}
+            reopen(out, info, whole, tasks)
+        clear(out, tasks)
+        parts = {task.name: part for task in tasks if (part := finished(task)) is not None}
         reused = len(parts)
         missing = [task for task in tasks if task.name not in parts]
         for part in run_tasks(
@@ -178,46 +153,6 @@ def _report(shards: list[ShardFile], rejected: list[Rejected], info: DatasetInfo
     )
 
 
-def _whole_shards(out: Path, info: DatasetInfo) -> dict[str, ShardFile]:
-    """The shards of a finished data set that are as they were written: by checksum, since a second packing is how one
-    mends a set that was damaged."""
-    try:
-        rows = read_index(out / INDEX_NAME, info["index_sha256"])
-    except (UserError, FileNotFoundError):
-        return {}
-    check_shard_names([entry["name"] for entry in info["shards"]], out / INFO_NAME)
-    whole = {}
-    for entry in info["shards"]:
-        path = out / entry["name"]
-        if path.is_file() and path.stat().st_size == entry["bytes"] and path.with_suffix(".idx").is_file():
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]:
-                    whole[entry["name"]] = ShardFile(entry["name"], entry["bytes"], entry["sha256"])
-    for row in rows:
-        if row.shard in whole:
-            whole[row.shard].rows.append(row)
-    return whole
-
-
-def _reopen(out: Path, info: DatasetInfo, whole: dict[str, ShardFile], tasks: list[ShardTask]) -> None:
-    """Make a damaged data set an unfinished one, of which the whole shards are done.
-
-    Shards with masks are other files than those that packing makes: they are done again, and their masks after them.
-    """
-    lost = [entry["name"] for entry in info["shards"] if entry["name"] not in whole]
-    console.print(f"{out}: {', '.join(lost[:3])}{', …' if len(lost) > 3 else ''} damaged or gone; packed again")
-    if info.get("masks"):
-        console.print(f"the masks are gone with them: make them again with cclslr masks {out}", style="yellow")
-    rejected = read_rejected(out) if (out / REJECTED_NAME).exists() else []
-    for task in tasks:
-        if task.name in whole:
-            keys = {row.key for row in task.rows} - {row.key for row in whole[task.name].rows}
-            part = ShardPart(task.fingerprint, whole[task.name], [item for item in rejected if item.key in keys])
-            write_json(_part_path(task), dataclasses.asdict(part))
-    shutil.rmtree(out / ".masks", ignore_errors=True)  # of shards that are not there any more
-    (out / INFO_NAME).unlink()  # from here on it is a run that was stopped
-
-
 def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: dict[str, Any]) -> DatasetInfo:
     """Write index.parquet and dataset.json over complete shards; returns what dataset.json says.
 
@@ -261,7 +196,7 @@ def build_shard(task: ShardTask) -> ShardPart:
             except BadClip as error:
                 rejected.append(Rejected(row.key, str(error), describe_source(row)))
     part = ShardPart(task.fingerprint, shard, rejected)
-    write_json(_part_path(task), dataclasses.asdict(part))
+    keep(task, part)
     return part
 
 
@@ -333,39 +268,3 @@ def _sha256(*texts: str) -> str:
 def only_one(out: Path) -> AbstractContextManager[None]:
     """Two processes packing into one folder would undo each other's work."""
     return hold_folder(out, f"{out} is being packed by another process")
-
-
-def _part_path(task: ShardTask) -> Path:
-    return Path(task.folder) / PARTS_NAME / f"{Path(task.name).stem}.json"
-
-
-def _finished(task: ShardTask) -> ShardPart | None:
-    """The part of a shard that an earlier run completed with the same recipe."""
-    path, tar = _part_path(task), Path(task.folder) / task.name
-    if not path.exists() or not tar.exists() or not tar.with_suffix(".idx").exists():
-        return None
-    value = read_json(path)
-    if value["fingerprint"] != task.fingerprint or value["shard"]["bytes"] != tar.stat().st_size:
-        return None
-    rows = [
-        IndexRow(
-            **{
-                **row,
-                "components": {name: Component(**part) for name, part in row["components"].items()},
-                "frame_offsets": tuple(row["frame_offsets"]),
-            }
-        )
-        for row in value["shard"]["rows"]
-    ]
-    rejected = [Rejected(**item) for item in value["rejected"]]
-    return ShardPart(value["fingerprint"], ShardFile(**{**value["shard"], "rows": rows}), rejected)
-
-
-def _clear(out: Path, tasks: list[ShardTask]) -> None:
-    """Remove what a killed run left half-written, and shards of another plan."""
-    for path in out.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-    kept = {Path(task.name).stem for task in tasks}
-    for path in [*out.glob("shard-*.tar"), *out.glob("shard-*.idx"), *(out / PARTS_NAME).glob("*.json")]:
-        if path.stem not in kept:
-            path.unlink()

@@ -14,10 +14,11 @@ from typing import Any, cast
 import numpy as np
 
 from cclslr.codecs import Codec, codec_named, video_extensions
+from cclslr.shards.done import PARTS_NAME
 from cclslr.shards.format import SPLITS, BadClip, IndexRow
 from cclslr.shards.index import INDEX_NAME, read_index
 from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
-from cclslr.shards.pack import PARTS_NAME, content_hash
+from cclslr.shards.pack import content_hash
 from cclslr.shards.reader import decode_masks, decode_pose
 from cclslr.shards.store import open_file
 from cclslr.shards.writer import stock_index
