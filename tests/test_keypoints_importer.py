@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cclslr.commands import pack
+from cclslr.console import console
 from cclslr.datasets.keypoints import from_mediapipe, split_sequences
 from cclslr.errors import UserError
 from cclslr.shards import keypoint_file
@@ -55,6 +56,15 @@ def test_packed_coordinates_are_pixels_of_the_image(tmp_path: Path) -> None:
             a, b = pose[..., axis].astype(np.float64).ravel(), expected[..., axis].ravel()
             assert np.corrcoef(a, b)[0, 1] > 0.9999
         assert (row.label, row.signer) == (content["y"][number], content["source"][number])
+
+
+@pytest.mark.parametrize("names", [["drink", "house", "drink"], ["drink", "house", "book"]])
+def test_two_classes_of_one_gloss_are_told_before_packing(tmp_path: Path, names: list[str]) -> None:
+    path = small_file(tmp_path / "set.npz")
+    write(path, **dict(np.load(path)) | {"classes": np.array(names)})
+    with console.capture() as said:
+        pack.main(["keypoints", str(path), "--out", str(tmp_path / "shards"), "--dry-run"])
+    assert ("1 of 2 glosses name more than one class, e.g. 'drink'" in said.get()) == (names[0] == names[2])
 
 
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=40), st.integers(0, 3), st.integers(0, 5))

@@ -188,6 +188,21 @@ def test_classes_that_the_checkpoint_lacks_are_refused(shards):
         match_classes(packed, [*names, *names])
 
 
+def test_glosses_that_two_data_sets_share_are_told_before_the_first_step(shards, tmp_path):
+    second = shutil.copytree(shards, tmp_path / "second")
+    glosses = ShardSet([str(shards)]).classes
+    renamed = _renamed(shards, tmp_path / "renamed", [*glosses[:2], "only", "here"])
+    for others, count in ((second, 4), (renamed, 2)):
+        with console.capture() as said:
+            finetune_here(tmp_path / others.name, shards, f"data.shards=[{shards},{others}]", "run.max_steps=1")
+        text = said.get()
+        told = f"{count} of {8 - count} glosses name more than one class, e.g. {glosses[0]!r}"
+        assert text.index(told) < text.index("step 1/1")
+    with console.capture() as said:
+        finetune_here(tmp_path / "one", shards, "run.max_steps=1")
+    assert "more than one class" not in said.get()
+
+
 def test_configs_shipped_load_with_both_momentums():
     cfg = load_config(PretrainConfig, ROOT / "configs/pretrain.yaml", [])
     assert (cfg.objective.momentum, cfg.optim.momentum, cfg.optim.gamma) == (0.999, 0.9, 0.1)

@@ -22,6 +22,7 @@ from cclslr.files import atomic_write, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.crop import CROPS
 from cclslr.shards.format import BadClip
+from cclslr.shards.info import equal_glosses
 from cclslr.shards.pack import NothingPacked, pack
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
 
@@ -102,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     found: Import = args.load(args)
     estimate = estimate_cost(found, options, args.workers)
     show_report(args.importer, found, estimate)
+    if (told := equal_glosses(found.classes or [])) is not None:
+        console.print(told, style="yellow", soft_wrap=True)
     if args.report:
         write_json(args.report, {**found.report.to_json(), **estimate})
     for what, name, lines in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -119,3 +120,15 @@ def _is_sha256(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def equal_glosses(classes: list[str]) -> str | None:
+    """What to tell people where several classes have one gloss, as those of two data sets may; None where none have."""
+    counts = Counter(classes)
+    several = [gloss for gloss, count in counts.items() if count > 1]
+    if not several:
+        return None
+    return (
+        f"{len(several)} of {len(counts)} glosses name more than one class, e.g. {several[0]!r}: these are learnt and "
+        "scored as different signs. To have them as one, pack both data sets into one (cclslr pack csv)"
+    )

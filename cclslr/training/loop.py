@@ -21,6 +21,7 @@ from cclslr.errors import ExitCode, UserError
 from cclslr.files import hold_folder
 from cclslr.inspect.contact import batch_sheet
 from cclslr.models.objective import Losses
+from cclslr.shards.info import equal_glosses
 from cclslr.shards.reader import ShardSet
 from cclslr.training import checkpoint
 from cclslr.training.advice import LoaderSetup, loader_advice
@@ -77,6 +78,8 @@ class Training:
         self.per_epoch = plan.batches_per_epoch
         self.last_step = min(cfg.optim.epochs * self.per_epoch, cfg.run.max_steps or 10**12)
         self.first_step = 0
+        if (told := equal_glosses(shards.classes)) is not None:
+            console.print(told, style="yellow", soft_wrap=True)
         if saved is not None:
             saved.hand_over(learner, cfg)
             self.first_step = saved.step
