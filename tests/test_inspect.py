@@ -22,7 +22,7 @@ from cclslr.inspect.films import HEIGHT, films_of, load_matching_flow
 from cclslr.inspect.page import page, summarise
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, save_flow
-from cclslr.masking.methods import MpmOptions
+from cclslr.masking.methods import motion_alone
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards.clip import PackOptions
@@ -69,7 +69,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, flow_path: Path) -> Path:
     glosses = ('a <b> & "c"', "house", "house", "pose")
     rows = [ManifestRow(f"clip{i}", Bar(i), {0: 0, 1: 1, 2: 1, 3: 2}[i], glosses[i], "train", "s") for i in range(4)]
     pack(rows, out, PackOptions(codec="jpeg", size=48, crop="none", quality=95), workers=0)
-    make_masks(out, MaskSettings(MpmOptions(), str(flow_path)), 0, Process(0, 1, torch.device("cpu")))
+    make_masks(out, MaskSettings(motion_alone(), str(flow_path)), 0, Process(0, 1, torch.device("cpu")))
     return out
 
 

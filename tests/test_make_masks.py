@@ -26,7 +26,7 @@ from cclslr.files import read_json, write_json
 from cclslr.masking import rewrite
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow
-from cclslr.masking.methods import MpmOptions, motion_mask
+from cclslr.masking.methods import MpmOptions, motion_alone, motion_mask
 from cclslr.masking.options import DEFAULT_FLOW, require_masks, subnet_dtype
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
@@ -106,7 +106,7 @@ def tars(folder: Path) -> list[str]:
 
 
 def test_every_clip_gets_the_mask_of_its_packed_frames(packed: Path, shards: Path, flow_path: Path) -> None:
-    settings = MaskSettings(MpmOptions(), str(flow_path))
+    settings = MaskSettings(motion_alone(), str(flow_path))
     masks = make_masks(shards, settings, 0, ALONE)
     flow, done = load_flow(flow_path), ShardSet([str(shards)])
     assert contents(shards) == contents(packed)
@@ -117,13 +117,13 @@ def test_every_clip_gets_the_mask_of_its_packed_frames(packed: Path, shards: Pat
             assert "mask" not in clip.meta
             continue
         frames = codec_named("jpeg").decode(clip.video)
-        expected, report = motion_mask(frames, MpmOptions(), flow)
+        expected, report = motion_mask(frames, motion_alone(), flow)
         assert clip.masks_THW is not None
         assert clip.masks_THW.shape == (9, 64, 64)
         assert (clip.masks_THW != expected).mean() < 1e-3  # sums are taken in another order
         record = clip.meta["mask"]
         assert record["flow"]["sha256"] == flow.card.sha256
-        assert record["options"] == dataclasses.asdict(MpmOptions())
+        assert record["options"] == dataclasses.asdict(motion_alone())
         assert record["recipe"] == settings.recipe() == masks["recipe"]
         assert record["degenerate"] == report.degenerate
         assert (row.key == "c0") == (report.degenerate is not None)
@@ -420,9 +420,9 @@ def test_half_precision_is_the_default_where_the_hardware_has_it(
 
 
 def test_masks_in_half_precision_differ_little_and_say_so(shards: Path, flow_path: Path) -> None:
-    exact = make_masks(shards, MaskSettings(MpmOptions(), str(flow_path)), 0, ALONE)
+    exact = make_masks(shards, MaskSettings(motion_alone(), str(flow_path)), 0, ALONE)
     masks = masks_of(shards)
-    half = make_masks(shards, MaskSettings(MpmOptions(), str(flow_path), "bfloat16"), 0, ALONE)
+    half = make_masks(shards, MaskSettings(motion_alone(), str(flow_path), "bfloat16"), 0, ALONE)
     assert (exact["dtype"], half["dtype"]) == ("float32", "bfloat16")
     assert exact["recipe"] != half["recipe"]
     assert masks_of(shards).keys() == masks.keys()

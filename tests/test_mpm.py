@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard
-from cclslr.masking.methods import MpmOptions, methods, motion_mask
+from cclslr.masking.methods import MpmOptions, methods, motion_alone, motion_mask
 from cclslr.masking.mpm import (
     decode_zero,
     flow_masks,
@@ -77,8 +77,8 @@ def test_select_latents_by_deviation() -> None:
     latents = rng.normal(size=(9, 400)) * np.linspace(0, 2, 400)
     sigma = latents.std(0, ddof=1)
     z = torch.from_numpy(latents).float()
-    high, _ = select_latents(z, MpmOptions())
-    low, _ = select_latents(z, MpmOptions(keep="low"))
+    high, _ = select_latents(z, motion_alone())
+    low, _ = select_latents(z, motion_alone(keep="low"))
     assert (high.numpy() == (sigma >= 0.5)).all()
     assert (low.numpy() == (sigma < 0.5)).all()
     top, _ = select_latents(z, MpmOptions(threshold="quantile", p=0.75))
@@ -100,9 +100,9 @@ def test_the_motion_preserving_video_keeps_moving_latents_alone(flow: Flow) -> N
 @pytest.mark.parametrize(
     "options",
     [
-        MpmOptions(),
-        MpmOptions(binarize="decoded_motion"),
-        MpmOptions(binarize="decoded_difference"),
+        motion_alone(),
+        motion_alone(binarize="decoded_motion"),
+        motion_alone(binarize="decoded_difference"),
         MpmOptions(method="temporal_std"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_moving_square_is_kept_and_the_rest_is_hidden(flow: Flow, options: Mpm
 def test_each_map_is_what_its_name_says(flow: Flow) -> None:
     """Against plain NumPy on the motion-preserving video, in its own resolution."""
     clip, _ = moving_square(size=32)
-    (video,), _, _ = motion_videos([resize(clip, 32)], MpmOptions(), flow)
+    (video,), _, _ = motion_videos([resize(clip, 32)], motion_alone(), flow)
     colours = video.clamp(0, 1).numpy().transpose(0, 2, 3, 1).astype(np.float64)
     still = decode_zero(flow).clamp(0, 1)[0].numpy().transpose(1, 2, 0).astype(np.float64)
     gray = np.array([0.299, 0.587, 0.114])
@@ -142,8 +142,8 @@ def test_each_map_is_what_its_name_says(flow: Flow) -> None:
 
 def test_eq_5_to_the_letter_keeps_the_complement(flow: Flow) -> None:
     clip, _ = moving_square()
-    high = motion_mask(clip, MpmOptions(), flow)[1].share_latents_masked
-    low = motion_mask(clip, MpmOptions(keep="low"), flow)[1].share_latents_masked
+    high = motion_mask(clip, motion_alone(), flow)[1].share_latents_masked
+    low = motion_mask(clip, motion_alone(keep="low"), flow)[1].share_latents_masked
     assert high is not None
     assert low is not None
     assert 0 < high < 1
@@ -152,7 +152,7 @@ def test_eq_5_to_the_letter_keeps_the_complement(flow: Flow) -> None:
 
 def test_gray_otsu_thresholds_the_decoded_video(flow: Flow) -> None:
     clip, where = moving_square()
-    options = MpmOptions(binarize="gray_otsu")
+    options = motion_alone(binarize="gray_otsu")
     mask, report = motion_mask(clip, options, flow)
     assert report.degenerate is None
     (video,), _, _ = motion_videos([resize(clip, 32)], options, flow)
@@ -172,7 +172,7 @@ def test_gray_otsu_thresholds_the_decoded_video(flow: Flow) -> None:
 )
 def test_degenerate_clips_keep_everything(flow: Flow, make: object, reason: str) -> None:
     clip = make(moving_square()[0])  # type: ignore[operator]
-    mask, report = motion_mask(clip, MpmOptions(p=0.1), flow)
+    mask, report = motion_mask(clip, motion_alone(p=0.1), flow)
     assert report.degenerate == reason
     assert mask.shape == (len(clip), 64, 64)
     assert mask.all()
@@ -181,14 +181,14 @@ def test_degenerate_clips_keep_everything(flow: Flow, make: object, reason: str)
 
 def test_untrained_and_broken_flows_keep_everything(flow: Flow) -> None:
     clip, _ = moving_square()
-    mask, report = motion_mask(clip, MpmOptions(threshold="quantile"), Flow(flow_config("tiny", 32)).eval())
+    mask, report = motion_mask(clip, motion_alone(threshold="quantile"), Flow(flow_config("tiny", 32)).eval())
     assert report.degenerate == "untrained flow"
     assert mask.all()
     broken = Flow(flow_config("tiny", 32), FlowCard("trained"))
     broken.load_state_dict(
         {k: v * torch.nan if k.endswith("global_scale") else v for k, v in flow.state_dict().items()}
     )
-    mask, report = motion_mask(clip, MpmOptions(), broken.eval())
+    mask, report = motion_mask(clip, motion_alone(), broken.eval())
     assert report.degenerate == "non-finite latents"
     assert mask.all()
 
@@ -226,9 +226,9 @@ def test_pose_discs_cover_confident_hands_and_faces() -> None:
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), frames_per_pass=st.integers(1, 20))
 def test_clips_together_give_the_masks_of_each_alone(flow: Flow, lengths: list[int], frames_per_pass: int) -> None:
     clips = [moving_square(12, seed=seed)[0][:length] for seed, length in enumerate(lengths)]
-    together = flow_masks([resize(clip, 32) for clip in clips], MpmOptions(), flow, frames_per_pass)
+    together = flow_masks([resize(clip, 32) for clip in clips], motion_alone(), flow, frames_per_pass)
     for clip, (mask, report) in zip(clips, together):
-        alone, report_alone = motion_mask(clip, MpmOptions(), flow)
+        alone, report_alone = motion_mask(clip, motion_alone(), flow)
         assert (mask != alone).mean() < 1e-3  # sums are taken in another order
         assert report.degenerate == report_alone.degenerate
 
@@ -236,8 +236,8 @@ def test_clips_together_give_the_masks_of_each_alone(flow: Flow, lengths: list[i
 def test_masks_are_a_pure_function(flow: Flow) -> None:
     clip, _ = moving_square()
     copy = clip.copy()
-    first, _ = motion_mask(clip, MpmOptions(), flow)
-    second, _ = motion_mask(clip, MpmOptions(), flow)
+    first, _ = motion_mask(clip, motion_alone(), flow)
+    second, _ = motion_mask(clip, motion_alone(), flow)
     assert (clip == copy).all()
     assert (first == second).all()
     mirrored, _ = motion_mask(clip[:, :, ::-1], MpmOptions(method="temporal_std"), flow)
@@ -260,7 +260,7 @@ def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
 def test_missing_flow_or_keypoints_are_named() -> None:
     clip, _ = moving_square()
     with pytest.raises(ValueError, match=r"cclslr flow"):
-        motion_mask(clip, MpmOptions())
+        motion_mask(clip, motion_alone())
     with pytest.raises(ValueError, match="keypoints"):
         motion_mask(clip, MpmOptions(method="pose_discs"))
 

@@ -1,6 +1,7 @@
 """Give every clip of a packed data set its motion-preserving mask.
 
---method chooses another kind of mask. The data set is changed in place.
+--method chooses another kind of mask. The data set is changed in place. --score changes nothing: it says how well the
+masks that are there keep hands and face and hide the background, by the keypoints beside them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ from cclslr.cli import command_parser
 from cclslr.console import console
 from cclslr.distributed import process_group
 from cclslr.errors import UserError
+from cclslr.files import write_json
 from cclslr.masking.options import add_arguments, mask_settings
 from cclslr.masking.rewrite import make_masks
+from cclslr.masking.score import Scores, score_shard, summarise
+from cclslr.shards.describe import plan_statistics
+from cclslr.shards.executor import run_tasks
+from cclslr.shards.info import load_info
 
 GROUP, PLACE = "data", 4
 
@@ -28,10 +34,16 @@ EXAMPLES = """examples:
   cclslr masks shards/wlasl --method temporal_std --workers 8
   cclslr masks shards/wlasl --flow flows/sl.safetensors --scheduler tcp://head:8786     # docs/cluster.md
   torchrun --nproc-per-node 8 -m cclslr masks shards/wlasl --flow flows/sl.safetensors      # eight GPUs
+  cclslr masks shards/wlasl --score --out scores.json
 
 Stopped or killed, the same command goes on where it was. Given again with other options, it replaces the masks. While
 it runs the data set stays readable: a shard is exchanged when its successor is complete. dataset.json and the json of
-every clip say which flow and options made the mask."""
+every clip say which flow and options made the mask.
+
+Scores are means over clips; in brackets that of the worst clip. hands, face: of the confident keypoints, those that are
+kept. background: of the pixels outside the signer's box, those that are kept; a frame's box holds its confident
+keypoints and a tenth of its longer side more on every side. degenerate: clips of which nothing is hidden though they
+move, and clips of which all is hidden."""
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,11 +58,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--scheduler", metavar="ADDRESS", help="dask.distributed scheduler whose workers' CPUs to use instead"
     )
+    parser.add_argument("--score", action="store_true", help="score the masks that are there, make none")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the scores as JSON, with those of every clip")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    if args.score:
+        score(args.shards, args.workers or 1, args.out)
+        return
+    if args.out is not None:
+        raise UserError("--out is for --score; masks are written into the data set")
     if args.scheduler is not None and (args.workers is not None or args.device == "cuda"):
         raise UserError("--scheduler takes the CPUs of its workers: leave out --workers, and --device cuda (torchrun)")
     with process_group("cpu" if args.scheduler is not None else args.device) as world:
@@ -81,6 +100,51 @@ def table(masks: dict[str, Any]) -> Table:
     shown.add_row("degenerate clips", f"{degenerate:,} ({100 * degenerate / max(1, totals['clips']):.1f} %)")
     for reason, count in sorted(totals["degenerate"].items()):
         shown.add_row(f"  {reason}", f"{count:,}")
+    for note, count in sorted(totals.get("notes", {}).items()):
+        shown.add_row(note, f"{count:,}")
     flow = masks["flow"]
     shown.add_row("flow", "none" if flow is None else f"{flow['preset']} {flow['size']}, {flow['sha256'][:12]}")
     return shown
+
+
+def score(folder: Path, workers: int, out: Path | None) -> None:
+    """Print the scores of a packed set's masks, and write them.
+
+    Raises:
+        UserError: no clip has a mask.
+    """
+    tasks = plan_statistics(folder)
+    parts = run_tasks(
+        score_shard, tasks, workers=workers if workers > 1 else 0, scheduler=None, description="scoring",
+        sizes=[len(task.clip_ids) for task in tasks],
+    )  # fmt: skip
+    of_clips = {key: clip for part in parts for key, clip in part.items()}
+    scores = summarise([clip for clip in of_clips.values() if clip is not None])
+    if not scores.clips:
+        raise UserError(f"{folder}: no clip has both video and a mask; make masks with: cclslr masks {folder}")
+    shown = Table("clips", "hands", "face", "background", "kept", "degenerate", title="masks", title_justify="left")
+    shown.add_row(f"{scores.clips:,}", *score_cells(scores))
+    console.print(shown)
+    if missing := len(of_clips) - scores.clips:
+        console.print(f"{missing:,} clips without video, without a mask, or damaged are not counted", style="yellow")
+    if out is not None:
+        info = load_info(folder)
+        clips = {key: clip and dataclasses.asdict(clip) for key, clip in sorted(of_clips.items())}
+        written = {"content_hash": info["content_hash"], "masks": info["masks"], "scores": dataclasses.asdict(scores)}
+        write_json(out, {**written, "clips": clips})
+
+
+def score_cells(scores: Scores) -> list[str]:
+    """A row of the table: hands, face, background, kept, degenerate."""
+
+    def cell(mean: float | None, worst: float | None) -> str:
+        return "" if mean is None or worst is None else f"{mean:.3f} ({worst:.2f})"
+
+    bad = scores.nothing_hidden_though_moving + scores.all_hidden
+    return [
+        cell(scores.hands, scores.hands_worst),
+        cell(scores.face, scores.face_worst),
+        cell(scores.background, scores.background_worst),
+        f"{scores.kept:.3f}",
+        str(bad),
+    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -25,6 +26,9 @@ from cclslr.shards.format import BadClip
 from cclslr.shards.info import equal_glosses
 from cclslr.shards.pack import NothingPacked, pack
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
+
+if TYPE_CHECKING:
+    from cclslr.masking.settings import MaskSettings
 
 GROUP, PLACE = "data", 2
 
@@ -83,6 +87,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--masks", action="store_true", help="add motion-preserving masks, by the defaults of cclslr masks"
     )
+    group.add_argument(
+        "--mask-options", nargs="+", default=[], metavar="KEY=VALUE",
+        help="of --masks, where they differ: options of cclslr masks, e.g. method=flow threshold=absolute",
+    )  # fmt: skip
     group.add_argument("--report", metavar="FILE", help="write the report as JSON")
     group.add_argument("--dry-run", action="store_true", help="stop after the report")
 
@@ -91,6 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.workers < 1:
         raise UserError(f"--workers is {args.workers}; choose at least 1")
+    if args.mask_options:
+        if not args.masks:
+            raise UserError("--mask-options says how masks are made, so it needs --masks")
+        mask_settings(args.mask_options)  # a wrong one is found before hours of packing
     options = PackOptions(
         codec=args.codec,
         size=args.size,
@@ -141,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"{result.shards_reused} shards were already there")
     rejected = len(result.rejected)
     if args.masks:
-        add_masks(args.out, args.workers, args.scheduler)
+        make_masks(args.out, mask_settings(args.mask_options), args.workers, args.scheduler)
     if result.without_keypoints:
         console.print(
             f"{result.without_keypoints:,} clips have no keypoints; training with pose refuses them (cclslr poses makes"
@@ -160,19 +172,24 @@ def show_rejected(rejected: list[Rejected]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def add_masks(out: str, workers: int, scheduler: str | None) -> None:
-    """Make masks with the defaults of cclslr masks."""
-    # Imported here: the worker processes import this file too, and most of them make no masks.
+# Imported within: the worker processes import this file too, and most of them make no masks.
+def mask_settings(words: list[str]) -> MaskSettings:
+    """Masks on this machine's processors, with the shipped flow, by options like `method=flow`."""
+    import torch
+
+    from cclslr.masking.options import mask_options, with_flow
+
+    return with_flow(mask_options(words), torch.device("cpu"))
+
+
+def make_masks(out: str, settings: MaskSettings, workers: int, scheduler: str | None) -> None:
+    """Give every clip its mask."""
     import torch
 
     from cclslr.distributed import Process
-    from cclslr.masking.options import add_arguments, mask_settings
-    from cclslr.masking.rewrite import make_masks
+    from cclslr.masking import rewrite
 
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    alone = Process(0, 1, torch.device("cpu"))
-    make_masks(out, mask_settings(parser.parse_args([]), alone.device), workers, alone, scheduler)
+    rewrite.make_masks(out, settings, workers, Process(0, 1, torch.device("cpu")), scheduler)
 
 
 def estimate_cost(found: Import, options: PackOptions, workers: int) -> dict[str, int | None]:

@@ -17,7 +17,7 @@ from cclslr.data.views import draw_views
 from cclslr.inspect.contact import COLOURS
 from cclslr.keypoints import CONFIDENT, EDGES, SLICES, select
 from cclslr.masking.flow import Flow
-from cclslr.masking.methods import MpmOptions
+from cclslr.masking.methods import MpmOptions, methods
 from cclslr.masking.mpm import motion_videos, resize
 from cclslr.shards.reader import ClipData, ShardSet
 
@@ -92,7 +92,7 @@ def _stages(clip: ClipData, frames_THWC: np.ndarray, chosen: np.ndarray, flow: F
         drawn = _draw_pose(small, clip.pose_TKC[chosen], scale, np.zeros(2))
         films.append(Film("keypoints", f"hands found {found[0]:.0%}, {found[1]:.0%}", drawn))
     record = clip.meta.get("mask")
-    if flow is not None and record is not None and record["options"]["method"] == "flow":
+    if flow is not None and record is not None and methods()[record["options"]["method"]].needs_flow:
         videos, _, _ = motion_videos([resize(frames_THWC, flow.size)], MpmOptions(**record["options"]), flow)
         motion = videos[0][chosen].clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).numpy()
         scaled = np.stack([_resize(frame, width, height) for frame in motion])

@@ -120,7 +120,7 @@ def summarise(info: DatasetInfo) -> str:
     if masks["flow"] is not None:
         flow = masks["flow"]
         how = (
-            f"flow {flow['preset']} {flow['size']} ({flow['sha256'][:8]}), keep {options['keep']}, "
+            f"{how} with flow {flow['preset']} {flow['size']} ({flow['sha256'][:8]}), keep {options['keep']}, "
             f"{options['threshold']} p = {options['p']:g}, {options['binarize'].replace('_', ' ')}"
         )
     return text + f"Masks: {how}; {masks['share_kept']:.0%} of pixels kept, {degenerate:,} degenerate clips."

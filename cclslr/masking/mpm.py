@@ -131,10 +131,15 @@ def to_gray(frames_NCHW: Tensor) -> Tensor:
     return (frames_NCHW * weights).sum(1, keepdim=True)
 
 
+def blurred(maps_N1HW: Tensor) -> Tensor:
+    """The mean of each pixel's 5x5 neighbours, as many as there are."""
+    return F.avg_pool2d(maps_N1HW, 5, stride=1, padding=2, count_include_pad=False)
+
+
 def split_map(maps_N1HW: Tensor) -> tuple[Tensor | None, str | None]:
     """At the mask's size a 5x5 blur, one Otsu threshold over all maps; (N, 64, 64) bool, or why there is none."""
     maps = F.interpolate(maps_N1HW, (MASK_SIZE, MASK_SIZE), mode="bilinear", antialias=True, align_corners=False)
-    maps = F.avg_pool2d(maps, 5, stride=1, padding=2, count_include_pad=False)[:, 0]
+    maps = blurred(maps)[:, 0]
     high = float(maps.max())
     if not high >= MIN_DIFFERENCE:
         return None, "no motion"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -35,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--threshold", choices=CHOICES["threshold"], default=default.threshold,
-        help="absolute: latents below a deviation of P are static; quantile: a share P is (default absolute)",
+        help="absolute: latents below a deviation of P are static; quantile: a share P is"
+        f" (default {default.threshold})",
     )  # fmt: skip
     group.add_argument("--p", type=float, default=default.p, help=f"see --threshold (default {default.p})")
     group.add_argument(
@@ -44,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--radius", type=float, default=default.radius,
-        help=f"of pose_discs' discs, in widths of the frame (default {default.radius})",
+        help=f"of discs, in widths of the frame (default {default.radius})",
     )  # fmt: skip
     group.add_argument(
         "--amp", choices=("auto", *DTYPES), default="auto",
-        help="type of the flow's subnets: bf16 is about twice as fast and changes 0.8 %% of a mask's pixels, a third of"
+        help="type of the flow's subnets: bf16 is about twice as fast and changes 0.6 %% of a mask's pixels, half of"
         " what noise of half a gray level does; auto: bf16 where the hardware multiplies it (default auto)",
     )  # fmt: skip
 
@@ -73,11 +75,38 @@ def mask_settings(args: argparse.Namespace, device: torch.device) -> MaskSetting
         UserError: an option is out of range.
     """
     options = MpmOptions(args.method, args.keep, args.threshold, args.p, args.binarize, args.radius)
+    return with_flow(options, device, args.flow, args.amp)
+
+
+def with_flow(options: MpmOptions, device: torch.device, flow: Path = DEFAULT_FLOW, amp: str = "auto") -> MaskSettings:
+    """Settings of masks made on `device`, with a flow where the method needs one.
+
+    Raises:
+        FileNotFoundError: there is no such flow.
+    """
     if not methods()[options.method].needs_flow:
         return MaskSettings(options)
-    if not args.flow.is_file():
-        raise FileNotFoundError(f"{args.flow}: no such flow; train one with cclslr flow")
-    return MaskSettings(options, str(args.flow.resolve()), subnet_dtype(args.amp, device), str(device))
+    if not flow.is_file():
+        raise FileNotFoundError(f"{flow}: no such flow; train one with cclslr flow")
+    return MaskSettings(options, str(flow.resolve()), subnet_dtype(amp, device), str(device))
+
+
+def mask_options(words: list[str]) -> MpmOptions:
+    """Options from words like `method=flow`; the others have their defaults.
+
+    Raises:
+        UserError: no such option, or a value that it cannot have.
+    """
+    defaults, given = dataclasses.asdict(MpmOptions()), {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in defaults:
+            raise UserError(f"mask option {word!r}: write KEY=VALUE with one of {', '.join(defaults)}")
+        try:
+            given[name] = type(defaults[name])(value)
+        except ValueError:
+            raise UserError(f"mask option {word!r}: {name} is a number") from None
+    return MpmOptions(**given)
 
 
 def require_masks(shards: ShardSet, alpha: float) -> None:

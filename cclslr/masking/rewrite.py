@@ -143,7 +143,7 @@ def mask_shard(task: MaskTask) -> str:
             if mask_png is not None and report is not None:
                 parts["mask.png"] = mask_png
                 sha256 = hashlib.sha256(mask_png).hexdigest()
-                meta["mask"] = {**description, **dataclasses.asdict(report), "sha256": sha256}
+                meta["mask"] = {**description, **report.recorded(), "sha256": sha256}
             parts["json"] = json.dumps(meta, sort_keys=True).encode()
             writer.add(PackedClip(clip.row, parts))
     part = _part_path(folder, task.new_name)

@@ -33,12 +33,12 @@ class MaskSettings:
     def describe(self) -> dict[str, Any]:
         """What decides the masks, for dataset.json and every clip's json; the device is no part of it."""
         if not self.method.needs_flow:
-            return {"options": dataclasses.asdict(self.options), "flow": None}
+            return {"options": self.options.recorded(), "flow": None}
         flow = self.flow()
         assert flow is not None
         known = ("bits_per_dim", "latent_std", "steps", "file")
         return {
-            "options": dataclasses.asdict(self.options),
+            "options": self.options.recorded(),
             "dtype": self.dtype,
             "flow": {
                 "preset": flow.config.preset,
@@ -58,7 +58,7 @@ class MaskSettings:
 
     def recipe(self) -> str:
         """SHA-256 of what decides the masks."""
-        decides: dict[str, Any] = {"options": dataclasses.asdict(self.options)}
+        decides: dict[str, Any] = {"options": self.options.recorded()}
         if (flow := self.flow()) is not None:
             decides |= {"flow": flow.card.sha256, "dtype": self.dtype}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -74,6 +74,7 @@ class MaskTotals:
     latents_masked: float = 0.0
     with_latents: int = 0
     degenerate: dict[str, int] = field(default_factory=dict)  # by reason
+    notes: dict[str, int] = field(default_factory=dict)  # real masks that had to do without something
 
     def add(self, report: MpmReport | None) -> None:
         if report is None:
@@ -86,12 +87,16 @@ class MaskTotals:
             self.latents_masked += report.share_latents_masked
         if report.degenerate is not None:
             self.degenerate[report.degenerate] = self.degenerate.get(report.degenerate, 0) + 1
+        elif report.note is not None:
+            self.notes[report.note] = self.notes.get(report.note, 0) + 1
 
     def merge(self, other: MaskTotals) -> None:
         for item in dataclasses.fields(self):
-            if item.name != "degenerate":
-                setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
-        self.degenerate = dict(Counter(self.degenerate) + Counter(other.degenerate))
+            mine, others = getattr(self, item.name), getattr(other, item.name)
+            if isinstance(mine, dict):
+                setattr(self, item.name, dict(Counter(mine) + Counter(others)))
+            else:
+                setattr(self, item.name, mine + others)
 
 
 @cache

@@ -24,7 +24,7 @@ from cclslr.environment import describe
 from cclslr.files import write_json
 from cclslr.masking.architecture import PRESETS, SIZES, flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow
-from cclslr.masking.methods import MpmOptions
+from cclslr.masking.methods import MpmOptions, motion_alone
 from cclslr.masking.mpm import flow_masks, resize, select_latents, to_unit
 from cclslr.masking.options import subnet_dtype
 
@@ -90,7 +90,8 @@ def moving_clip(frames: int, size: int) -> torch.Tensor:
 
 def works(flow: Flow, clip: torch.Tensor, device: torch.device) -> dict[tuple[str, str], Callable[[], object]]:
     """What is measured, by name and type of the subnets."""
-    options = MpmOptions(threshold="quantile")  # half of the latents are static, so that decoding is not skipped
+    # Half of the latents are static, so that decoding is not skipped.
+    options = motion_alone(threshold="quantile")
     frames = to_unit(clip).to(device)
 
     def loop() -> None:

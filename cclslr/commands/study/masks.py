@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from cclslr.datasets.synthetic import SynthClip, SynthOptions, manifest, moving_
 from cclslr.environment import describe
 from cclslr.files import write_json
 from cclslr.masking.flow import Flow, load_flow
-from cclslr.masking.methods import CHOICES, MpmOptions, methods, motion_mask
+from cclslr.masking.methods import CHOICES, MpmOptions, methods, motion_alone, motion_mask
 from cclslr.shards.format import MASK_SIZE
 
 EXAMPLES = """examples:
@@ -63,18 +64,23 @@ class Variant:
         options = self.options
         if not self.flow:
             return options.method
+        pose = "" if options.method == "flow" else f"{options.method}, "
         half = " bf16" if self.dtype == torch.bfloat16 else ""
-        return f"{options.keep} {options.threshold} p={options.p:g} {options.binarize}{half}"
+        return f"{pose}{options.keep} {options.threshold} p={options.p:g} {options.binarize}{half}"
 
 
 def variants(flows: dict[str, Flow]) -> list[Variant]:
     """Everything that is compared."""
     listed = [Variant("", MpmOptions(method=name)) for name, method in methods().items() if not method.needs_flow]
     for name in flows:
-        options = [MpmOptions(keep=keep, binarize=how) for how in CHOICES["binarize"] for keep in ("high", "low")]
-        options += [MpmOptions(p=p) for p in (0.25, 0.75)]
-        options += [MpmOptions(threshold="quantile", p=p) for p in (0.5, 0.7, 0.8, 0.9)]
-        listed += [Variant(name, each) for each in options]
+        changes: list[dict[str, Any]] = [
+            {"keep": keep, "binarize": how} for how in CHOICES["binarize"] for keep in ("high", "low")
+        ]
+        changes += [{"p": p} for p in (0.25, 0.75)]
+        changes += [{"threshold": "quantile", "p": p} for p in (0.5, 0.7, 0.8, 0.9)]
+        changes.append({"threshold": "quantile", "binarize": "decoded_motion"})
+        listed += [Variant(name, motion_alone(**change)) for change in changes]
+        listed.append(Variant(name, MpmOptions()))
         listed.append(Variant(name, MpmOptions(), torch.bfloat16))
     return listed
 
@@ -106,7 +112,7 @@ def evaluate(clips: list[SynthClip], flows: dict[str, Flow]) -> tuple[list[Score
                     exact[variant.flow] = mask_THW
                     noisy = raw.frames_THWC + rng.normal(0, NOISE, raw.frames_THWC.shape)
                     noisy_THWC = noisy.round().clip(0, 255).astype(np.uint8)
-                    noisy_THW, _ = motion_mask(noisy_THWC, variant.options, flow)
+                    noisy_THW, _ = motion_mask(noisy_THWC, variant.options, flow, raw.keypoints_TKC)
                     changed[f"{variant.flow}, noise"].append(float((noisy_THW != mask_THW).mean()))
                 elif variant.dtype == torch.bfloat16:
                     changed[f"{variant.flow}, bf16"].append(float((mask_THW != exact[variant.flow]).mean()))

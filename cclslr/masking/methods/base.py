@@ -22,16 +22,27 @@ CHOICES = {
 }
 
 
+MOTION_ALONE: dict[str, Any] = {
+    "method": "flow",
+    "keep": "high",
+    "threshold": "absolute",
+    "p": 0.5,
+    "binarize": "decoded_deviation",
+    "radius": 0.06,
+}
+"""Options of masks from motion alone, with the paper's threshold and one mask for all frames: the first default."""
+
+
 @dataclass(frozen=True)
 class MpmOptions:
     """How masks are made."""
 
-    method: str = "flow"  # of `methods`
+    method: str = "flow+pose"  # of `methods`
     keep: str = "high"  # high: moving latents survive; low: Eq. 5 to the letter
-    threshold: str = "absolute"  # absolute: sigma against p; quantile: a share p of the latents counts as static
+    threshold: str = "quantile"  # absolute: sigma against p; quantile: a share p of the latents counts as static
     p: float = 0.5
-    binarize: str = "decoded_deviation"
-    radius: float = 0.06  # pose_discs: of each disc, in widths of the frame
+    binarize: str = "decoded_motion"
+    radius: float = 0.06  # of each disc, in widths of the frame
 
     def __post_init__(self) -> None:
         for name, choices in {"method": tuple(methods()), **CHOICES}.items():
@@ -39,6 +50,16 @@ class MpmOptions:
                 raise UserError(f"mask option {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         if not self.p > 0 or (self.threshold == "quantile" and not self.p < 1):
             raise UserError(f"mask option p is {self.p}; it must be positive, and below 1 as a quantile")
+
+    def recorded(self) -> dict[str, Any]:
+        """What a data set says of them. Options that the method does not use always read as in `MOTION_ALONE`."""
+        uses = ("method", *methods()[self.method].uses)
+        return {name: value if name in uses else MOTION_ALONE[name] for name, value in vars(self).items()}
+
+
+def motion_alone(**changes: Any) -> MpmOptions:
+    """`MOTION_ALONE`, but for these."""
+    return MpmOptions(**{**MOTION_ALONE, **changes})
 
 
 @dataclass(frozen=True)
@@ -48,6 +69,11 @@ class MpmReport:
     share_kept: float  # of the masks' pixels
     share_latents_masked: float | None  # None without a flow
     degenerate: str | None  # why the mask is all ones; None where it is a real mask
+    note: str | None = None  # what the mask had to do without
+
+    def recorded(self) -> dict[str, Any]:
+        """What a clip's json says of it."""
+        return {name: value for name, value in vars(self).items() if name != "note" or value is not None}
 
 
 Masks = tuple[np.ndarray, MpmReport]  # uint8 {0, 1} (T, 64, 64) of a clip, and what became of it
@@ -70,6 +96,7 @@ class MaskMethod:
     # Of several clips together, from what `prepare` gave: where a device wants many frames at once.
     masks: Callable[[list[Any], MpmOptions, Flow | None], list[Masks]] = as_prepared
     needs_flow: bool = False
+    uses: tuple[str, ...] = ()  # options
 
 
 def methods() -> dict[str, MaskMethod]:

@@ -24,4 +24,11 @@ def masks(prepared: list[Tensor], options: MpmOptions, flow: Flow | None) -> lis
     return flow_masks(prepared, options, flow)
 
 
-METHOD = MaskMethod("flow", "motion-preserving masking, the paper's", prepare, masks, needs_flow=True)
+METHOD = MaskMethod(
+    "flow",
+    "motion-preserving masking, the paper's",
+    prepare,
+    masks,
+    needs_flow=True,
+    uses=("keep", "threshold", "p", "binarize"),
+)

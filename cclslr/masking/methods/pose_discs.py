@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from cclslr.errors import UserError
-from cclslr.keypoints import CONFIDENT
 from cclslr.masking.flow import Flow
 from cclslr.masking.methods.base import MaskMethod, Masks, MpmOptions
 from cclslr.masking.mpm import finish
-from cclslr.shards.format import MASK_SIZE
+from cclslr.masking.signer import discs
 
 HANDS_AND_FACE = (*range(23, 91), *range(91, 133))  # of the 133 whole-body keypoints
 
@@ -29,17 +28,11 @@ def prepare(frames_THWC: np.ndarray, keypoints_TKC: np.ndarray | None, options: 
 
 def _pose_discs(keypoints_TKC: np.ndarray, size: tuple[int, int], radius: float) -> tuple[Tensor, str | None]:
     """Discs around confident hand and face keypoints. A frame without any keeps everything."""
-    height, width = size
-    points_TJC = np.asarray(keypoints_TKC, np.float32)[:, HANDS_AND_FACE]
-    centre_x = (np.arange(MASK_SIZE) + 0.5) * width / MASK_SIZE - 0.5
-    centre_y = (np.arange(MASK_SIZE) + 0.5) * height / MASK_SIZE - 0.5
-    mask_THW = np.zeros((len(points_TJC), MASK_SIZE, MASK_SIZE), bool)
-    for mask_HW, points_JC in zip(mask_THW, points_TJC):
-        for x, y, confidence in points_JC:
-            if confidence > CONFIDENT:
-                mask_HW |= (centre_x[None] - x) ** 2 + (centre_y[:, None] - y) ** 2 <= (radius * width) ** 2
+    mask_THW = discs(np.asarray(keypoints_TKC, np.float32)[:, HANDS_AND_FACE], size, radius)
     mask_THW[~mask_THW.any((1, 2))] = True
     return torch.from_numpy(mask_THW), "no confident keypoints" if mask_THW.all() else None
 
 
-METHOD = MaskMethod("pose_discs", "discs around the keypoints of hands and face, without a flow", prepare)
+METHOD = MaskMethod(
+    "pose_discs", "discs around the keypoints of hands and face, without a flow", prepare, uses=("radius",)
+)

@@ -11,6 +11,7 @@ from typing import Any
 
 from cclslr.datasets.base import importers
 from cclslr.errors import ExitCode, UserError
+from cclslr.masking.options import mask_options
 from cclslr.shards.clip import PackOptions
 from cclslr.study.stage import Kind, Settings, Work
 
@@ -27,7 +28,8 @@ def _resolve(settings: Settings, seed: int) -> dict[str, Any]:
     if name not in table:
         raise UserError(f"importer is {name!r}; choose one of {', '.join(table)}")
     source = settings.pop("source", None)
-    packing = {field.name: field.default for field in dataclasses.fields(PackOptions)} | {"masks": False}
+    packing: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(PackOptions)}
+    packing |= {"masks": False, "mask_options": []}
     of_packing = {key: settings.pop(key) for key in list(settings) if key in packing}
     parser = argparse.ArgumentParser(prog=f"cclslr pack {name}", add_help=False)
     table[name].add_arguments(parser)
@@ -59,7 +61,9 @@ def _commands(work: Work) -> list[list[str]]:
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {"importer": config["words"][0], "options": config["options"]}
+    options = dict(config["options"])
+    masks = mask_options(options.pop("mask_options")).recorded()  # in full: a default may change
+    return {"importer": config["words"][0], "options": options | ({"masks": masks} if options["masks"] else {})}
 
 
 def _output(folder: Path, config: dict[str, Any]) -> str:
