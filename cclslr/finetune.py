@@ -31,7 +31,7 @@ from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.plan import Plan, hold_out
 from cclslr.distributed import Process, process_group
 from cclslr.errors import UserError
-from cclslr.masking.options import require_masks
+from cclslr.masking.required import require_masks
 from cclslr.models.classifier import Classifier
 from cclslr.models.fusion import fit_temperatures
 from cclslr.models.objective import Losses

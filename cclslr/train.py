@@ -25,7 +25,7 @@ from cclslr.data.draw import Purpose, hash_words
 from cclslr.data.plan import Plan
 from cclslr.distributed import Process, process_group
 from cclslr.errors import UserError
-from cclslr.masking.options import require_masks
+from cclslr.masking.required import require_masks
 from cclslr.models.ccl import Branches, ByModality, MemoryBanks, key_copy, momentum_update
 from cclslr.models.objective import Losses, ccl_losses
 from cclslr.shards.reader import ShardSet

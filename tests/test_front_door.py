@@ -64,6 +64,12 @@ def test_the_list_imports_nothing_heavy():
     assert f"cclslr {__version__}" in output
 
 
+def test_training_does_not_import_what_only_masks_need():
+    """They take a second of each start."""
+    code = "import sys, cclslr.train, cclslr.finetune; print(sorted({'FrEIA', 'scipy.stats', 'sklearn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_answers_help_under_its_own_name(words, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -27,7 +27,8 @@ from cclslr.masking import rewrite
 from cclslr.masking.architecture import flow_config
 from cclslr.masking.flow import Flow, FlowCard, load_flow, save_flow
 from cclslr.masking.methods import MpmOptions, motion_alone, motion_mask
-from cclslr.masking.options import DEFAULT_FLOW, require_masks, subnet_dtype
+from cclslr.masking.options import DEFAULT_FLOW, subnet_dtype
+from cclslr.masking.required import require_masks
 from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards.clip import PackOptions

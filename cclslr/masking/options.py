@@ -1,4 +1,4 @@
-"""Options of masking on the command line, and the check that training makes."""
+"""Options of masking on the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from cclslr.errors import UserError
 from cclslr.masking.methods import CHOICES, MpmOptions, methods
 from cclslr.masking.settings import MaskSettings
-from cclslr.shards.reader import ShardSet
 
 DEFAULT_FLOW = Path(__file__).with_name("weights") / "tiny.safetensors"
 """A small flow that this project trained on rendered signers (docs/masking.md). Good for a first look, no more."""
@@ -107,20 +106,3 @@ def mask_options(words: list[str]) -> MpmOptions:
         except ValueError:
             raise UserError(f"mask option {word!r}: {name} is a number") from None
     return MpmOptions(**given)
-
-
-def require_masks(shards: ShardSet, alpha: float) -> None:
-    """Refuse to train with masks that are not there.
-
-    Raises:
-        UserError: `alpha` > 0 and a clip has no mask; says which command makes them.
-    """
-    if alpha <= 0:
-        return
-    for clip_id, row in enumerate(shards.rows):
-        if "mask.png" not in row.components:
-            folder = shards.path(clip_id).parent
-            raise UserError(
-                f"{folder}: clip {row.key} has no mask, but views.mask_alpha is {alpha}; "
-                f"make masks with: cclslr masks {folder}, or set views.mask_alpha=0"
-            )
