@@ -9,8 +9,8 @@ from typing import Any
 
 from cclslr.environment import describe
 from cclslr.files import atomic_write, read_json, write_json
+from cclslr.inspect.html import html_code, html_page, html_table, html_text
 from cclslr.study.graph import Graph
-from cclslr.study.page import html_code, html_page, html_table, html_text
 from cclslr.study.plots import draw, render
 from cclslr.study.results import collect, differences, summarise, wide, write_csv
 from cclslr.study.spec import Study

@@ -14,8 +14,14 @@ from cclslr.training.record import SCORES, numbers, read_metrics
 
 
 def save_results(run_dir: str | Path) -> None:
-    """Draw metrics.jsonl of a run as results.png: losses, scores, learning rate, speed and waiting by epoch."""
-    records = read_metrics(Path(run_dir) / "metrics.jsonl")
+    """Draw metrics.jsonl of a run as results.png."""
+    figure = draw_results(read_metrics(Path(run_dir) / "metrics.jsonl"))
+    with atomic_write(Path(run_dir) / "results.png") as file:
+        figure.savefig(file, dpi=100, format="png")
+
+
+def draw_results(records: list[dict[str, Any]]) -> Figure:
+    """Losses, scores, learning rate, speed and waiting by epoch."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     axes = figure.subplots(2, 2)
     epochs = _epochs(records)
@@ -42,8 +48,7 @@ def save_results(run_dir: str | Path) -> None:
         _finish(axis, title)
     if skipped := max((record.get("skipped_steps", 0) for record in records), default=0):
         figure.suptitle(f"{skipped:.0f} step(s) skipped: their gradients were not finite", color="red")
-    with atomic_write(Path(run_dir) / "results.png") as file:
-        figure.savefig(file, dpi=100, format="png")
+    return figure
 
 
 def _epochs(records: list[dict[str, Any]]) -> np.ndarray:

@@ -1,10 +1,16 @@
-"""index.html of a study: one file that shows all of it, without anything from elsewhere."""
+"""Pages of one file that need nothing from elsewhere: of a study, of a run."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from html import escape
 from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; }
@@ -13,7 +19,7 @@ th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left;
 thead th { border-bottom: 2px solid #888; } tbody tr:hover { background: #f4f4f4; }
 .wide { overflow-x: auto; } .sortable th { cursor: pointer; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; }
-svg { max-width: 100%; height: auto; } .bad { color: #a00; } h2 { margin-top: 2.5rem; }
+svg, img { max-width: 100%; height: auto; } .bad { color: #a00; } h2 { margin-top: 2.5rem; }
 """
 SORT = """
 for (const table of document.querySelectorAll('table.sortable'))
@@ -57,6 +63,25 @@ def html_text(text: str) -> str:
 
 def html_code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
+
+
+def html_figure(figure: Figure, alt: str) -> str:
+    """A plot as a picture within the page."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=100, format="png")
+    return _picture(file.getvalue(), "png", alt)
+
+
+def html_film(frames_THWC: np.ndarray, alt: str, milliseconds: int = 110) -> str:
+    """Frames, uint8 (T, H, W, 3), as a small animation that repeats."""
+    first, *others = [Image.fromarray(frame) for frame in frames_THWC]
+    file = io.BytesIO()
+    first.save(file, "WEBP", save_all=True, append_images=others, duration=milliseconds, loop=0, quality=70)
+    return _picture(file.getvalue(), "webp", alt)
+
+
+def _picture(data: bytes, kind: str, alt: str) -> str:
+    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
 def _text(value: Any) -> str:
