@@ -64,9 +64,9 @@ def test_the_list_imports_nothing_heavy():
     assert f"cclslr {__version__}" in output
 
 
-def test_training_does_not_import_what_only_masks_need():
+def test_pretraining_does_not_import_what_only_masks_need():
     """They take a second of each start."""
-    code = "import sys, cclslr.train, cclslr.finetune; print(sorted({'FrEIA', 'scipy.stats', 'sklearn'} & set(sys.modules)))"
+    code = "import sys, cclslr.train; print(sorted({'FrEIA', 'scipy.stats', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
