@@ -1,7 +1,7 @@
 """One page of a run: curves, confusion, films, Grad-CAM.
 
-Of a folder of cclslr train or cclslr finetune; t-SNE, environment and config are there too. The page needs no other file
-and no network. What the run lacks is left out, and said.
+Of a folder of cclslr train or cclslr finetune; t-SNE, environment and config are there too. The page needs no other
+file and no network. What the run lacks is left out, and said.
 """
 
 from __future__ import annotations
