@@ -144,13 +144,16 @@ def test_a_run_that_fails_says_why_and_what_became_of_its_checkpoint(tmp_path, m
 
     monkeypatch.setattr(checkpoint, "save", save)
 
-    def fails() -> None:
+    def fails(error: Exception) -> None:
         with Writer(print) as writer:
             writer.begin(1, [tmp_path / "last.pt"], {})
-            raise KeyError("the step")
+            raise error
 
+    with pytest.raises(UserError, match="no room"):
+        fails(OSError(28, "No space left on device"))  # of the journal, for the same reason
+    assert capsys.readouterr().out == ""
     with pytest.raises(KeyError, match="the step"):
-        fails()
+        fails(KeyError("the step"))
     assert "no room" in capsys.readouterr().out
 
 

@@ -83,7 +83,7 @@ class Writer:
         try:
             self.finish()
         except UserError as second:
-            if kind is None:
+            if kind is None or issubclass(kind, OSError):  # a full disk fails the journal, too; this names the file
                 raise
             console.print(str(second), style="red", soft_wrap=True)  # `error` is what ends the run
         finally:
