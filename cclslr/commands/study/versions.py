@@ -2,7 +2,8 @@
 
 Content hashes, streams, losses and scores, bit for bit.
 
-    cclslr study versions ../before --out docs/results/versions.json
+    cclslr study versions ../before --out docs/results/versions/versions.json
+    cclslr study versions ../before --codec hevc --size 80
 
 For every codec that both checkouts know: the content hash of a packed set with masks; and for every backend and decoder
 that takes it, checksums of all views and the loss terms of a pre-training, on one rank and (numba) on two; then the
@@ -17,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from cclslr.files import read_json, write_json
 
 HERE = Path(__file__).resolve().parents[3]
 CODECS = ("jpeg", "vp9", "h264", "hevc")  # of format version 1: what an older checkout knows
+MASKS = ["--method", "flow", "--threshold", "absolute", "--binarize", "decoded_deviation"]  # the first default
 BACKENDS = {
     "numba": ["data.backend=numba"],
     "dali, its decoder": ["data.backend=dali", "data.decode=dali"],
@@ -50,6 +53,7 @@ class Checkout:
 
     root: Path
     work: Path
+    size: int  # of the packed frames, in pixels
 
     def call(self, *arguments: str, ranks: int = 1) -> str | None:
         """Run the checkout's own code; what it said if it refused, None if it went well."""
@@ -60,12 +64,12 @@ class Checkout:
         return None if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
 
     def pack(self, codec: str) -> Any:
-        """The content hash of a set of rendered clips."""
+        """The content hash of a set of rendered clips with masks."""
         refused = self.call(
-            "tools/make_shards.py", "synthetic", "--out", str(self.work / codec), "--codec", codec, "--size", "64",
-            "--classes", "4", "--clips-per-class", "8", "0", "4", "--signers", "3", "1", "2", "--frames", "12", "20",
-            "--masks",
-        )  # fmt: skip
+            "tools/make_shards.py", "synthetic", "--out", str(self.work / codec), "--codec", codec,
+            "--size", str(self.size), "--classes", "4", "--clips-per-class", "8", "0", "4", "--signers", "3", "1", "2",
+            "--frames", "12", "20",
+        ) or self.call("tools/make_masks.py", str(self.work / codec), *MASKS)  # fmt: skip
         return {"refused": refused} if refused else read_json(self.work / codec / "dataset.json")["content_hash"]
 
     def train(self, name: str, module: str, codec: str, *overrides: str, ranks: int = 1) -> Any:
@@ -85,14 +89,16 @@ class Checkout:
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser(__name__, __doc__)
     parser.add_argument("other", type=Path, help="another checkout of this project")
+    parser.add_argument("--codec", choices=CODECS, action="append", help="these alone; may be repeated")
+    parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="of the packed frames (default 64)")
     parser.add_argument("--out", type=Path, help="write everything that was compared, as JSON")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         checkouts = {}
         for name, root in (("this", HERE), ("other", args.other.resolve())):
             (Path(folder) / name).mkdir()
-            checkouts[name] = Checkout(root, Path(folder) / name)
-        results = compare(checkouts)
+            checkouts[name] = Checkout(root, Path(folder) / name, args.size)
+        results = compare(checkouts, args.codec or CODECS)
     table = Table("what", "codec", "path", "ranks", "result")
     for row in results:
         table.add_row(row["what"], row["codec"], row["path"], str(row["ranks"]), row["result"])
@@ -102,10 +108,10 @@ def main(argv: list[str] | None = None) -> int:
     return int(any(row["result"] == "DIFFERENT" for row in results))
 
 
-def compare(checkouts: dict[str, Checkout]) -> list[dict[str, Any]]:
+def compare(checkouts: dict[str, Checkout], codecs: Sequence[str]) -> list[dict[str, Any]]:
     """Every comparison, one row each."""
     jobs: list[tuple[str, str, str, int, Any]] = []
-    for codec in CODECS:
+    for codec in codecs:
         jobs.append(("content hash", codec, "pack", 1, lambda c, codec=codec: c.pack(codec)))
         for number, (path, backend) in enumerate(BACKENDS.items()):
             if path == "ffcv" and codec != "jpeg":
