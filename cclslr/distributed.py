@@ -95,7 +95,8 @@ class Process:
         return shuffled
 
 
-def _pick_device(wanted: str) -> torch.device:
+def pick_device(wanted: str) -> torch.device:
+    """The device that `run.device` means: auto is a GPU where torch sees one."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "run.device is cuda, but torch sees no GPU; use run.device=cpu or install a CUDA build of torch"
@@ -114,7 +115,7 @@ def process_group(device: str) -> Iterator[Process]:
     After an error, a process of several ends here and at once: leaving the group could wait for ever for peers that
     wait for this one. torchrun then ends the peers.
     """
-    picked = _pick_device(device)
+    picked = pick_device(device)
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
         # One rank computes on every core; torchrun already limits the threads of several.

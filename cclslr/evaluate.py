@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cclslr import checkpoint
 from cclslr.cli import command_parser
 from cclslr.config import FinetuneConfig, load_config
 from cclslr.console import console, run_command
 from cclslr.distributed import process_group
 from cclslr.models.classifier import from_checkpoint
-from cclslr.training import checkpoint
 from cclslr.training.evaluation import evaluate, score_table, write_report
 
 

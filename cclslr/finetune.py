@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
+from cclslr import checkpoint
 from cclslr.cli import config_from_command_line
 from cclslr.config import FinetuneConfig, RunConfig
 from cclslr.console import console, duration, run_command
@@ -36,7 +37,6 @@ from cclslr.models.classifier import Classifier
 from cclslr.models.fusion import fit_temperatures
 from cclslr.models.objective import Losses
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
 from cclslr.training.backend_choice import StepOnTrial, choose
 from cclslr.training.evaluation import evaluate, score_table, write_report
 from cclslr.training.loop import Training
@@ -57,7 +57,6 @@ class Learner:
     optimizer: torch.optim.Optimizer
     amp: Amp
     classes: list[str]
-    packing: dict[str, Any]  # how the clips were packed, so that prediction packs alike
     best: float = -1.0  # top-1 of the best epoch so far, with report=best_val
 
     def state(self) -> dict[str, Any]:
@@ -67,7 +66,6 @@ class Learner:
             "scaler": self.amp.scaler.state_dict(),
             "best": self.best,
             "classes": self.classes,
-            "packing": self.packing,
             "temperatures": self.classifier.temperatures,
         }
 
@@ -94,9 +92,8 @@ def build_learner(cfg: FinetuneConfig, shards: ShardSet, source: dict[str, Any] 
     classifier_ddp = distribute(classifier, process, cfg.run)
     optimizer = sgd((p for p in classifier.parameters() if p.requires_grad), cfg.optim, cfg.run.fused_optimizer)
     amp = Amp(cfg.run.amp, process.device, keeps_gradients(cfg.run, process.world))
-    packing = {name: shards.info[name] for name in ("codec", "size", "crop", "quality")}
     classifier_ddp.train()
-    return Learner(classifier, classifier_ddp, statistics, optimizer, amp, shards.classes, packing)
+    return Learner(classifier, classifier_ddp, statistics, optimizer, amp, shards.classes)
 
 
 def finetune_step(learner: Learner, batch: Batch, step: int, cfg: FinetuneConfig, process: Process) -> Losses:

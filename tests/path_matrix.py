@@ -74,9 +74,22 @@ PROMISES = {
     "masked": "Every clip gets its mask; two ranks write the same data set as one, byte for byte.",
     "mask kept": "A clip whose bytes differ from their checksum ends the command with its name; one that does not "
     "decode keeps every pixel and is counted.",
+    "embedded": "Each clip has one row, in the order of the data set, with what the model gives in another process, "
+    "bit for bit; two ranks write the same file as one, byte for byte.",
+    "no row": "A damaged clip is named once and has no row; the features of all others are the same within rounding.",
+    "parts kept": "The same command, on any number of ranks, does only the parts that are not there, and leaves the "
+    "file that an undisturbed one leaves, byte for byte, and nothing else.",
     "mask continued": "The data set can be read all the time; the same command goes on and leaves what an undisturbed "
     "one leaves, byte for byte.",
 }
+
+UNDISTURBED = {
+    "evaluate": "scored", "predict": "named", "probe": "neighbours", "masks": "masked", "embed": "embedded",
+}  # fmt: skip
+DAMAGED = {
+    "evaluate": "left out", "probe": "probed without", "predict": "refused clip", "masks": "mask kept",
+    "embed": "no row",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,8 +142,6 @@ def decide(cell: Cell) -> Tested | Empty:
 def _why_empty(cell: Cell) -> str | None:
     program, backend, codec, accident = cell.program, cell.backend, cell.codec, cell.accident
     loads = accident in ("none", "damaged clips")  # else it happens beside or after the loader
-    if program == "embed":
-        return "not built yet"
     if backend == "dali" and not codecs()[codec].dali_cpu:
         return "DALI decodes it on a GPU only; on a CPU it says so (test_rgb_dali.py::test_no_decoder_on_the_cpu)"
     if accident in NOT_FINITE and program not in TRAINERS:
@@ -150,7 +161,7 @@ def _why_empty(cell: Cell) -> str | None:
             return "as with numba: it happens after the loader"
     if backend == "ffcv" and codec != USUAL and (program, cell.ranks, accident) != ("train", 1, "damaged clips"):
         return f"as with {USUAL}: a .beton holds JPEG, whatever its shards hold"
-    if program in ("finetune", "evaluate", "probe") and cell.ranks == 2 and codec != USUAL:
+    if program in ("finetune", "evaluate", "probe", "embed") and cell.ranks == 2 and codec != USUAL:
         return f"as with {USUAL}: train has every codec on two ranks, and the loader is the same"
     if program == "probe" and codec != USUAL:
         return "as evaluate: the same pass over the clips"
@@ -173,11 +184,9 @@ def _why_empty_predict(cell: Cell) -> str | None:
 def _promise(cell: Cell) -> str:
     program, accident = cell.program, cell.accident
     if accident == "none":
-        named = {"evaluate": "scored", "predict": "named", "probe": "neighbours", "masks": "masked"}
-        return named.get(program, "stream")
+        return UNDISTURBED.get(program, "stream")
     if accident == "damaged clips":
-        named = {"evaluate": "left out", "probe": "probed without", "predict": "refused clip", "masks": "mask kept"}
-        return named.get(program, "replaced")
+        return DAMAGED.get(program, "replaced")
     if accident in FULL:
         return "refused"
     if accident in NOT_FINITE:
@@ -186,8 +195,8 @@ def _promise(cell: Cell) -> str:
         return "told"
     if accident in SIGNALS and program in TRAINERS:
         return "asked"
-    if program == "masks":
-        return "mask continued"
+    if program in ("masks", "embed"):
+        return {"masks": "mask continued", "embed": "parts kept"}[program]
     return "continued" if program in (*TRAINERS, "probe") else "untouched"
 
 

@@ -29,9 +29,9 @@ from path_runs import (
 )
 from small_runs import finish, records, same
 
+from cclslr import checkpoint
 from cclslr.errors import ExitCode
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
 
 TRAINED = {"train": ("query", "key", "banks", "optimizer"), "finetune": ("classifier", "optimizer")}
 

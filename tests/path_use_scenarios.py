@@ -30,13 +30,13 @@ from path_runs import (
 from path_training_scenarios import check_equal
 from small_runs import ALONE, finish, records
 
+import cclslr
+from cclslr import checkpoint
 from cclslr.codecs import codec_named
 from cclslr.config import PretrainConfig, load_config
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.files import read_json
-from cclslr.predict import predict
 from cclslr.train import build_learner
-from cclslr.training import checkpoint
 from cclslr.training.probe import knn_probe
 
 REPORT = ("test.json", "test_predictions.csv", "test_confusion.png")
@@ -173,13 +173,14 @@ def named(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
     model = finetuned(workshop, cell.codec)
     clip, pose = video(tmp_path)
     output = finish(prediction(cell, model, clip, pose))
-    logits, classes = predict(model, clip, pose, "", BACKENDS["numba"])
-    shares = {name: 100 * x.softmax(0) for name, x in logits.items()}
+    said = cclslr.load(model, overrides=BACKENDS["numba"]).predict(clip, pose)
+    shares = {name: 100 * said.probabilities(name) for name in said.logits}
+    classes = said.classes
     told = re.findall(r"([^│┃\n]+?) \(([\d.]+) %\)", output)
     assert len(told) == len(shares) * len(classes), output
     for place, (gloss, share) in enumerate(told):
         of_branch = shares[list(shares)[place % len(shares)]]
-        assert float(share) == pytest.approx(of_branch[classes.index(gloss.strip())].item(), abs=1.5)
+        assert float(share) == pytest.approx(of_branch[classes.index(gloss.strip())], abs=1.5)
 
 
 def refused_clip(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:

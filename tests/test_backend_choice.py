@@ -12,13 +12,13 @@ import pytest
 import torch
 from small_runs import TINY_PRETRAIN, records, tiny_shards
 
-from cclslr import train
+from cclslr import checkpoint, train
 from cclslr.codecs import codec_named
 from cclslr.commands.bench import placement as bench_placement
 from cclslr.config import DataConfig, PretrainConfig, load_config
 from cclslr.data.batch import Batch
 from cclslr.distributed import Process
-from cclslr.training import backend_choice, checkpoint
+from cclslr.training import backend_choice
 from cclslr.training.backend_choice import Measured, Placement, fastest, measure, placements
 
 ALONE = Process(0, 1, torch.device("cpu"))

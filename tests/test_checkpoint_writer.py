@@ -16,9 +16,9 @@ import pytest
 import torch
 from small_runs import ROOT, TINY_PRETRAIN, records, same, tiny_shards, train_here
 
+from cclslr import checkpoint
 from cclslr import train as pretraining
 from cclslr.errors import ExitCode, UserError
-from cclslr.training import checkpoint
 from cclslr.training.writer import Writer, Written, on_host
 
 STEPS = 8  # two epochs of 32 clips, batch 8
@@ -178,7 +178,7 @@ def test_a_signal_waits_for_the_checkpoint(shards, undisturbed, tmp_path, monkey
 
 HALF = """
 import sys, time
-from cclslr.training import checkpoint
+from cclslr import checkpoint
 
 write = checkpoint._Writer.write
 save = checkpoint.save

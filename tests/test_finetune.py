@@ -11,14 +11,14 @@ import pytest
 import torch
 from small_runs import ALONE, TINY, TINY_PRETRAIN, finish, start, tiny_shards
 
+import cclslr
+from cclslr import checkpoint
 from cclslr.codecs import codec_named
 from cclslr.config import FinetuneConfig, load_config
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.errors import ExitCode, UserError
 from cclslr.files import read_json
 from cclslr.models.classifier import from_checkpoint
-from cclslr.predict import predict
-from cclslr.training import checkpoint
 from cclslr.training.evaluation import evaluate
 
 METRICS = {"per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5"}
@@ -111,7 +111,7 @@ def test_prediction_from_a_video_file(trained, tmp_path):
         np.save(tmp_path / "clip.npy", clip.keypoints_TKC)
         (tmp_path / broken).write_bytes(b"nothing")
         with pytest.raises(UserError, match="unreadable") as error:
-            predict(run / "last.pt", tmp_path / "clip.mp4", tmp_path / "clip.npy", "mediapipe", [])
+            cclslr.load(run / "last.pt").predict(tmp_path / "clip.mp4", tmp_path / "clip.npy")
         assert str(error.value).startswith(f"{tmp_path / broken}: ")
         assert str(error.value).count("clip.") == 1
 
@@ -121,7 +121,7 @@ def test_prediction_from_a_bare_video_asks_the_estimator(trained, tmp_path, monk
     clip = manifest(SynthOptions(classes=4, size=48, frames=(12, 12)))[0].source.load()
     data, _ = codec_named("h264").encode(clip.frames_THWC, 25.0)
     (tmp_path / "clip.mp4").write_bytes(data)
-    np.save(tmp_path / "clip.npy", clip.keypoints_TKC)
+    np.save(tmp_path / "pose.npy", clip.keypoints_TKC)
     asked = []
 
     def estimate(path, estimator):
@@ -129,14 +129,14 @@ def test_prediction_from_a_bare_video_asks_the_estimator(trained, tmp_path, monk
         return clip.keypoints_TKC
 
     monkeypatch.setattr("cclslr.poses.estimate", estimate)
-    arguments = (run / "last.pt", tmp_path / "clip.mp4")
-    bare, classes = predict(*arguments, None, "mediapipe", [])
-    given, _ = predict(*arguments, tmp_path / "clip.npy", "mediapipe", [])
+    model = cclslr.load(run / "last.pt")
+    bare = model.predict(tmp_path / "clip.mp4", estimator="mediapipe").logits
+    given = model.predict(tmp_path / "clip.mp4", tmp_path / "pose.npy").logits
     assert asked == [(tmp_path / "clip.mp4", "mediapipe")]
     assert set(bare) == {"rgb", "pose", "fused"}
     for name, logits in bare.items():
-        assert len(logits) == len(classes)
-        assert torch.equal(logits, given[name])
+        assert len(logits) == len(model.classes)
+        assert np.array_equal(logits, given[name])
 
 
 def test_mistakes_end_with_one_line(trained, tmp_path):

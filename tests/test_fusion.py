@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import TINY, finish, start, tiny_shards
 
+from cclslr import checkpoint
 from cclslr.data.plan import hold_out
 from cclslr.files import read_json
 from cclslr.models.fusion import PRIOR, fit_temperatures, fuse
-from cclslr.training import checkpoint
 
 
 def branch(labels_N: torch.Tensor, classes: int, right: float, loud: float, seed: int) -> torch.Tensor:

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from small_runs import TINY_PRETRAIN, finetune_arguments, finish, records, same, start, tiny_shards
 
+from cclslr import checkpoint
 from cclslr.errors import ExitCode
-from cclslr.training import checkpoint
 
 KILLS = int(os.environ.get("CCLSLR_KILLS", "3"))
 STEPS = 6 * 4  # 32 clips, batch 8, 6 epochs

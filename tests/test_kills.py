@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cclslr import checkpoint
 from cclslr.commands.study import kills
 from cclslr.files import read_json
-from cclslr.training import checkpoint
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import pytest
 import torch
 from small_runs import ALONE, TINY_PRETRAIN, finetune_here, records, same, tiny_shards, train_here
 
+from cclslr import checkpoint
 from cclslr import evaluate as evaluation
 from cclslr import finetune as finetuning
 from cclslr import train as pretraining
 from cclslr.bench.pretrain import random_batch
 from cclslr.config import OptimConfig, PretrainConfig, load_config
-from cclslr.training import checkpoint
 from cclslr.training.optimise import Amp, sgd
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import path_matrix
 import pytest
+from path_embed_scenarios import EMBEDDING
 from path_mask_scenarios import MASKS
 from path_matrix import ACCIDENTS, PAGE, PROMISES, TRAINERS, Cell, Empty, Tested, cells, decide
 from path_runs import Workshop
@@ -16,7 +17,7 @@ from path_use_scenarios import EVALUATION, PREDICTION, PROBE
 
 SCENARIOS = {
     "train": TRAINING, "finetune": TRAINING, "evaluate": EVALUATION, "predict": PREDICTION, "probe": PROBE,
-    "masks": MASKS,
+    "masks": MASKS, "embed": EMBEDDING,
 }  # fmt: skip
 HERE = Path(__file__).parent
 

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from small_runs import finetune_here, tiny_shards, train_here
 
+from cclslr import checkpoint
 from cclslr.commands.report import main as command
 from cclslr.errors import UserError
 from cclslr.report.confusion import confusion_section
 from cclslr.report.model import grad_cam, trained
 from cclslr.report.page import SECTIONS, overlay
-from cclslr.training import checkpoint
 
 
 @pytest.fixture(scope="module")

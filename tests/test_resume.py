@@ -11,12 +11,12 @@ import pytest
 import torch
 from small_runs import ROOT, finetune_here, finish, same, start, tiny_shards, train_here
 
+from cclslr import checkpoint
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config, to_dict
 from cclslr.console import console
 from cclslr.files import hold_folder, read_json
 from cclslr.keys import list_keys
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
 from cclslr.training.evaluation import match_classes
 from cclslr.training.resume import changes
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_runs import TINY_PRETRAIN, finish, records, start, tiny_shards
 
-from cclslr.training import checkpoint
+from cclslr import checkpoint
 
 KILLS = int(os.environ.get("CCLSLR_KILLS", "3"))
 STEPS = 4 * 4  # 32 clips, batch 8, 4 epochs

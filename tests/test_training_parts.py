@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import same
 
+from cclslr import checkpoint
 from cclslr.config import ModelConfig, OptimConfig, RunConfig
 from cclslr.models.ccl import Branches
 from cclslr.models.classifier import Classifier
 from cclslr.models.fusion import fuse
-from cclslr.training import checkpoint
 from cclslr.training.journal import Journal
 from cclslr.training.metrics import accuracies, confusion
 from cclslr.training.optimise import Amp, check_batch, compile_model, learning_rate, sgd

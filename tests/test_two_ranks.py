@@ -9,13 +9,12 @@ import pytest
 import torch
 from small_runs import ALONE, TINY_PRETRAIN, finetune_arguments, finish, records, start, tiny_shards, train_here
 
-from cclslr import distributed
+from cclslr import checkpoint, distributed
 from cclslr.config import PretrainConfig, load_config
 from cclslr.data.plan import Plan
 from cclslr.files import read_json
 from cclslr.models.ccl import Branches
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
 from cclslr.training.probe import knn_probe
 
 WORKER = """

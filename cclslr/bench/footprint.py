@@ -26,7 +26,7 @@ from cclslr.config import FinetuneConfig, PretrainConfig
 from cclslr.data.batch import Batch
 from cclslr.distributed import Process
 from cclslr.models.ccl import ByModality
-from cclslr.training.optimise import AMP_DTYPES, Amp
+from cclslr.models.precision import AMP_DTYPES, Precision
 
 ROOM = int(2.5e9)  # bytes of a card left for what is not counted, an assumption
 BLOCK = 512  # bytes; torch's CUDA allocator rounds every tensor up to a multiple
@@ -181,7 +181,7 @@ def measure(cfg: PretrainConfig | FinetuneConfig, device: torch.device, classes:
         for module in modules:
             module.eval()
         before = live.restart()
-        with torch.inference_mode(), Amp(cfg.run.amp, device).autocast():
+        with torch.inference_mode(), Precision(cfg.run.amp, device).autocast():
             forward(_views(batch, 0))
         peak_evaluation = live.peak - before
     parameters = [x for module in modules for x in module.parameters()]

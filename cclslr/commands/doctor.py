@@ -23,8 +23,8 @@ from cclslr.config import DataConfig, ViewConfig
 from cclslr.console import console
 from cclslr.data.placement import backend_name
 from cclslr.environment import DALI, Advice, advice, describe, disk_rate
+from cclslr.models.precision import Precision
 from cclslr.poses import backends
-from cclslr.training.optimise import Amp
 
 GROUP, PLACE = "measuring", 1
 
@@ -70,7 +70,7 @@ def used(about: dict[str, Any]) -> dict[str, str]:
         "data.backend": backend,
         "data.device": device,
         "JPEG decoded by": decoder,
-        "run.amp": Amp("auto", torch.device("cuda" if gpu else "cpu")).name,
+        "run.amp": Precision("auto", torch.device("cuda" if gpu else "cpu")).name,
         "data.workers": f"{data.workers} a rank, of {about['cores']} cores for {max(1, len(about['gpus']))} rank(s)",
     }
 

@@ -37,7 +37,15 @@ class Classifier(nn.Module):
         return self
 
     def forward(self, views: ByModality) -> ByModality:
-        return {m: self.fc[m](self.encoder[m](x)).float() for m, x in views.items()}
+        return self.logits(self.features(views))
+
+    def features(self, views: ByModality) -> ByModality:
+        """What the encoders give (B, D) by modality; normalised it is g."""
+        return {m: self.encoder[m](x) for m, x in views.items()}
+
+    def logits(self, features: ByModality) -> ByModality:
+        """(B, classes) float32 by modality."""
+        return {m: self.fc[m](x).float() for m, x in features.items()}
 
     def load_pretrained(self, query: dict[str, Tensor]) -> None:
         """Take the encoders from the `query` state of a pre-training checkpoint.
@@ -63,11 +71,16 @@ class Classifier(nn.Module):
 def from_checkpoint(state: dict[str, Any], source: str) -> Classifier:
     """The classifier of a checkpoint written by `cclslr.finetune`, in evaluation mode."""
     if "classifier" not in state:
-        raise UserError(
-            f"{source} is no fine-tuned checkpoint; make one with: python -m cclslr.finetune pretrained={source}"
-        )
+        raise not_finetuned(source)
     cfg = ModelConfig(**{**state["config"]["model"], "rgb_weights": None})
     classifier = Classifier(cfg, len(state["classes"]))
     classifier.load_state_dict(state["classifier"])
     classifier.temperatures = state.get("temperatures")
     return classifier.eval()
+
+
+def not_finetuned(source: str) -> UserError:
+    """What to raise where a checkpoint has no classifier."""
+    return UserError(
+        f"{source} is no fine-tuned checkpoint; make one with: python -m cclslr.finetune pretrained={source}"
+    )

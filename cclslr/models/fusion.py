@@ -1,4 +1,6 @@
-"""How the logits of the branches become one prediction: the paper's sum, or a sum with a temperature a branch.
+"""How the logits of the branches become one prediction, and their features one feature.
+
+Logits: the paper's sum, or a sum with a temperature a branch.
 
 The paper adds the logits (CCL-SLR §3.4). Then a branch that knows little, but says so loudly, spoils one that is good.
 Calibrated fusion divides the logits of each branch by a temperature of its own, fitted on clips that the branches were
@@ -11,6 +13,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -29,6 +32,16 @@ def fuse(logits: dict[str, Tensor], temperatures: dict[str, float] | None = None
         if temperatures is not None:
             fused["calibrated"] = torch.stack([fused[m] / temperatures[m] for m in logits]).sum(0)
     return fused
+
+
+def join(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """L2-normalised features (N, D) of each branch and, where there are several, all of them side by side as `fused`.
+
+    Those are normalised again, so the cosine of two clips by `fused` is the mean of their cosines by branch.
+    """
+    if len(features) < 2:
+        return dict(features)
+    return {**features, "fused": F.normalize(torch.cat(list(features.values()), dim=1), dim=1)}
 
 
 def fit_temperatures(logits: dict[str, Tensor], labels_N: Tensor) -> dict[str, float]:

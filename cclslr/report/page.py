@@ -19,6 +19,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
+from cclslr import checkpoint
 from cclslr.config import ViewConfig
 from cclslr.distributed import Process
 from cclslr.errors import UserError
@@ -29,7 +30,6 @@ from cclslr.report.confusion import confusion_section
 from cclslr.report.model import Trained, by_modality, features, grad_cam, trained, views_of
 from cclslr.shards.format import BadClip
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
 from cclslr.training.curves import draw_results
 from cclslr.training.evaluation import match_classes
 from cclslr.training.record import numbers, read_metrics

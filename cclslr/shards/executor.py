@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
 
-from cclslr.console import console, progress_bar
+from cclslr.console import console, progress_aside, progress_bar
 from cclslr.errors import UserError
 
 Task = TypeVar("Task")
@@ -52,6 +52,7 @@ def run_tasks(
     description: str = "",
     sizes: Sequence[int] | None = None,
     unit: str = "clips",
+    aside: bool = False,
 ) -> Iterator[Result]:
     """Run `function` on every task and yield the results as they come, with a progress bar.
 
@@ -61,6 +62,7 @@ def run_tasks(
         workers: processes on this machine; 0 runs in this process.
         scheduler: address of a dask.distributed scheduler (tcp://host:8786) to use instead.
         sizes: how far each task moves the progress bar, in `unit`s; default 1.
+        aside: the screen is another's: progress is told only where it takes long.
 
     Raises:
         WorkerDied: workers died `MAX_ATTEMPTS` times over the same task.
@@ -68,7 +70,7 @@ def run_tasks(
         Exception: whatever `function` raises; the tasks not begun are dropped.
     """
     sizes = [1] * len(tasks) if sizes is None else sizes
-    with progress_bar(unit) as bar:
+    with progress_aside(unit) if aside else progress_bar(unit) as bar:
         shown = bar.add_task(description, total=sum(sizes))
         for number, result in run_graph(function, tasks, workers=workers, scheduler=scheduler):
             bar.advance(shown, sizes[number])

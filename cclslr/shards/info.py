@@ -122,6 +122,11 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
+def packing(info: DatasetInfo) -> dict[str, Any]:
+    """How clips were packed, as keywords of `PackOptions`: what a checkpoint keeps, so that its users pack alike."""
+    return {"codec": info["codec"], "size": info["size"], "crop": info["crop"], "quality": info["quality"]}
+
+
 def equal_glosses(classes: list[str]) -> str | None:
     """What to tell people where several classes have one gloss, as those of two data sets may; None where none have."""
     counts = Counter(classes)

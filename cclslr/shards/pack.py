@@ -69,13 +69,14 @@ def pack(
     scheduler: str | None = None,
     settings: dict[str, Any] | None = None,
     rejected: Iterable[Rejected] = (),
+    aside: bool = False,
 ) -> PackReport:
     """Pack clips into the folder `out`; continues where an earlier run was stopped.
 
     Args:
         rows: the clips.
         classes: gloss of each label; by default collected from the rows.
-        workers, scheduler: see `run_tasks`.
+        workers, scheduler, aside: see `run_tasks`.
         rejected: clips that the importer refused; they are listed with those refused here.
         settings: what the user wants to find again in dataset.json, such as the importer and its arguments.
 
@@ -113,6 +114,7 @@ def pack(
             scheduler=scheduler,
             description="packing",
             sizes=[len(task.rows) for task in missing],
+            aside=aside,
         ):
             parts[part.shard.name] = part
         ordered = [parts[task.name] for task in tasks]

@@ -12,25 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cclslr import checkpoint
 from cclslr.config import DataConfig, ModelConfig, PretrainConfig, RunConfig, ViewConfig, load_config
 from cclslr.data.plan import select_clips
 from cclslr.data.pose import CONFIDENT
 from cclslr.distributed import Process, process_group
 from cclslr.errors import UserError
 from cclslr.files import write_json
+from cclslr.inference.passes import over_clips
 from cclslr.keypoints import WHOLEBODY
 from cclslr.keys import key
 from cclslr.models.ccl import Branches, ByModality
+from cclslr.models.fusion import join
+from cclslr.models.precision import Precision
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
-from cclslr.training.inference import over_clips
 from cclslr.training.metrics import accuracies
-from cclslr.training.optimise import Amp
 
 LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6  # of the whole-body keypoints
 USED = [k for group in ("body", "left_hand", "right_hand") for k in WHOLEBODY[group]]
@@ -103,13 +103,11 @@ def features(cfg: BaselineConfig, shards: ShardSet, process: Process) -> dict[st
             return query(views)[0]
 
         views, modalities = stored.views, stored.model.modalities
-    amp = Amp(cfg.run.amp, process.device)
-    found, clip_ids, _ = over_clips(forward, shards, cfg.data, views, modalities, 32, amp, process)
+    precision = Precision(cfg.run.amp, process.device)
+    found, clip_ids, _ = over_clips(forward, shards, cfg.data, views, modalities, 32, precision, process)
     if len(clip_ids) < len(shards):
         raise UserError(f"{len(shards) - len(clip_ids)} clips cannot be read; see cclslr check")
-    if len(found) > 1:
-        found["fused"] = F.normalize(torch.cat(list(found.values()), dim=1), dim=1)
-    return {name: x.flatten(1).numpy() for name, x in found.items()}
+    return {name: x.flatten(1).numpy() for name, x in join(found).items()}
 
 
 def classify(how: str, train_ND: np.ndarray, labels_N: np.ndarray, test_QD: np.ndarray, classes: int) -> np.ndarray:

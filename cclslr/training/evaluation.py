@@ -15,14 +15,14 @@ from cclslr.config import FinetuneConfig
 from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.files import atomic_write, write_json
+from cclslr.inference.passes import over_clips
 from cclslr.inspect.confusion import save_confusion
 from cclslr.models.ccl import ByModality
 from cclslr.models.classifier import Classifier
 from cclslr.models.fusion import fuse
+from cclslr.models.precision import Precision
 from cclslr.shards.reader import ShardSet
-from cclslr.training.inference import over_clips
 from cclslr.training.metrics import accuracies, confusion
-from cclslr.training.optimise import Amp
 
 Scores = dict[str, dict[str, float]]  # branch or fused → metric → percent
 
@@ -49,7 +49,7 @@ def evaluate(classifier: Classifier, classes: list[str], cfg: FinetuneConfig, sp
     shards = ShardSet(cfg.data.shards, split=split)
     place = torch.tensor([*match_classes(shards, classes), -1])  # -1, the label of unlabelled clips, stays -1
     classifier.eval()
-    amp = Amp(cfg.run.amp, process.device)
+    precision = Precision(cfg.run.amp, process.device)
     micro, modalities = cfg.optim.micro_batch, cfg.model.modalities
     logits, clip_ids, labels = over_clips(
         lambda views: fuse(classifier(views), classifier.temperatures),
@@ -58,7 +58,7 @@ def evaluate(classifier: Classifier, classes: list[str], cfg: FinetuneConfig, sp
         cfg.views,
         modalities,
         micro,
-        amp,
+        precision,
         process,
     )
     labels = place[labels]

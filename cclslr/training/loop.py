@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cclslr import checkpoint
 from cclslr.config import FinetuneConfig, PretrainConfig, to_dict
 from cclslr.console import console
 from cclslr.data.batch import Batch
@@ -21,9 +22,8 @@ from cclslr.errors import ExitCode, UserError
 from cclslr.files import hold_folder
 from cclslr.inspect.contact import batch_sheet
 from cclslr.models.objective import Losses
-from cclslr.shards.info import equal_glosses
+from cclslr.shards.info import equal_glosses, packing
 from cclslr.shards.reader import ShardSet
-from cclslr.training import checkpoint
 from cclslr.training.advice import LoaderSetup, loader_advice
 from cclslr.training.backend_choice import Placement
 from cclslr.training.interrupt import Signals
@@ -74,6 +74,7 @@ class Training:
         placement: Placement | None,
     ) -> None:
         self.title, self.cfg, self.learner, self.plan, self.process = title, cfg, learner, plan, process
+        self.packing = packing(shards.info)
         self.run_dir = Path(cfg.run.dir)
         self.per_epoch = plan.batches_per_epoch
         self.last_step = min(cfg.optim.epochs * self.per_epoch, cfg.run.max_steps or 10**12)
@@ -193,6 +194,7 @@ class Training:
             return
         placement = None if self.placement is None else asdict(self.placement)
         state = self.learner.state() | {"step": self.done, "config": to_dict(self.cfg), "placement": placement}
+        state["packing"] = self.packing
         if wrong := checkpoint.not_finite(state):
             raise UserError(
                 f"step {self.done}: {wrong} is not finite or beyond all use: the run has diverged, and {names[0]} was "

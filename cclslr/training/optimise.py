@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from cclslr.config import OptimConfig, RunConfig
 from cclslr.distributed import Process
 from cclslr.errors import UserError
+from cclslr.models.precision import Precision
 
 # torch 2.13 calls it by the second name and warns of the first
 _DDP_KEYS = inspect.signature(DistributedDataParallel).parameters
 _BUFFERS_KEY = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_KEYS else "broadcast_buffers"
-AMP_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def learning_rate(cfg: OptimConfig, epoch: float) -> float:
@@ -45,7 +45,7 @@ def sgd(parameters: Iterable[nn.Parameter], cfg: OptimConfig, fused: bool = True
     return optimizer
 
 
-class Amp:
+class Amp(Precision):
     """Autocast and gradient scaling; a step whose gradients are not finite changes nothing.
 
     The scaler's check runs on the device and the fused optimiser reads its verdict there, so bf16 and fp32 use it
@@ -54,21 +54,11 @@ class Amp:
 
     def __init__(self, amp: str, device: torch.device, keep_gradients: bool = False) -> None:
         """`keep_gradients`: clear gradients where they are, for who needs them to stay at their addresses."""
-        if amp == "auto":
-            # Not bf16 on a CPU, though 1.5 times as fast with AVX512_BF16: in 1 of 13 runs oneDNN's weight gradient of
-            # a 3D convolution held numbers of 1e35 (torch 2.13), and what is random in memory cannot be repeated.
-            has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            amp = "fp32" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
-        self.name = amp
-        self.device = device
+        super().__init__(amp, device)
         self.keep_gradients = keep_gradients
-        self.dtype = AMP_DTYPES[amp]
-        self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if amp == "fp16" else 1.0)
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if self.name == "fp16" else 1.0)
         self.skipped = torch.zeros((), device=device)  # steps whose gradients were not finite
         self.skipped_in_a_row = torch.zeros((), device=device)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()

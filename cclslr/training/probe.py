@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cclslr.config import PretrainConfig
 from cclslr.distributed import Process
+from cclslr.inference.passes import over_clips
 from cclslr.models.ccl import Branches, ByModality
+from cclslr.models.fusion import join
+from cclslr.models.precision import Precision
 from cclslr.shards.reader import ShardSet
-from cclslr.training.inference import over_clips
-from cclslr.training.optimise import Amp
 
 
 def knn_top1(
@@ -29,13 +29,11 @@ def knn_probe(query: Branches, cfg: PretrainConfig, process: Process) -> dict[st
 
     def features(split: str) -> tuple[ByModality, Tensor]:
         shards = ShardSet(cfg.data.shards, split=split)
-        amp, micro = Amp(cfg.run.amp, process.device), cfg.optim.micro_batch
+        precision, micro = Precision(cfg.run.amp, process.device), cfg.optim.micro_batch
         g, _, labels = over_clips(
-            lambda x: query(x)[0], shards, cfg.data, cfg.views, cfg.model.modalities, micro, amp, process
+            lambda x: query(x)[0], shards, cfg.data, cfg.views, cfg.model.modalities, micro, precision, process
         )
-        if len(g) > 1:
-            g["fused"] = F.normalize(torch.cat(list(g.values()), dim=1), dim=1)
-        return {m: x[labels >= 0] for m, x in g.items()}, labels[labels >= 0]
+        return {m: x[labels >= 0] for m, x in join(g).items()}, labels[labels >= 0]
 
     labelled = {row.split for row in ShardSet(cfg.data.shards).rows if row.label >= 0}
     if not {cfg.data.split, "test"} <= labelled:

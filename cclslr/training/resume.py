@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cclslr import checkpoint
 from cclslr.config import FinetuneConfig, PretrainConfig, to_dict
 from cclslr.console import console
 from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.keys import list_keys
-from cclslr.training import checkpoint
 from cclslr.training.learner import Learner
 
 FIXED = ("run.seed", "optim.batch")  # with another one, "step 1000" would mean other clips

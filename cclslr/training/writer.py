@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from cclslr import checkpoint
 from cclslr.console import console
 from cclslr.errors import UserError
-from cclslr.training import checkpoint
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ import psutil
 import torch
 from rich.table import Table
 
+from cclslr import checkpoint
 from cclslr.cli import command_parser
 from cclslr.console import console, progress_bar
 from cclslr.datasets.synthetic import SynthOptions, manifest
@@ -35,7 +36,6 @@ from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.pack import PackOptions, pack
-from cclslr.training import checkpoint
 
 STEPS_A_LIFE = 4  # of the whole run; a life makes some two of them
 PER_EPOCH = 4  # 32 clips
