@@ -10,17 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_runs import ALONE, ROOT, finetune_here, tiny_shards, train_here
 
 import cclslr
 from cclslr import checkpoint
 from cclslr.codecs import codec_named
 from cclslr.commands.embed import main as embed
+from cclslr.commands.search import main as search
 from cclslr.config import FinetuneConfig, load_config
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.errors import ExitCode, UserError
+from cclslr.evaluate import main as evaluate_command
 from cclslr.files import read_json
 from cclslr.inference.features import FeatureSet, read_features, write_arrays, write_features
 from cclslr.models.ccl import Branches
@@ -162,6 +165,60 @@ def test_videos_are_embedded_as_one_by_one(made: Path, video: Path, tmp_path: Pa
     alone = cclslr.load(model).embed(video)
     np.testing.assert_allclose(found["g_fused"][0], alone.g["fused"], atol=1e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def test_search_finds_the_nearest_signs_and_shows_them(
+    made: Path, features: dict[str, FeatureSet], video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, out = made / "pre.parquet", made / "found.png"
+    search([str(video), "--index", str(index), "--out", str(out)])
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    found = features["pre"]
+    cosines = found["g_fused"] @ cclslr.load(made / "pre/last.pt").embed(video).g["fused"]
+    best = {gloss: max(c for c, g in zip(cosines, found.glosses) if g == gloss) for gloss in set(found.glosses)}
+    ranked = sorted(best, key=lambda gloss: -best[gloss])
+    assert [(cells[2].strip(), cells[3].strip()) for cells in lines] == [(g, f"{best[g]:.3f}") for g in ranked]
+    with Image.open(out) as sheet:
+        rows = np.array(sheet.convert("L"), float)
+    blocks = np.split(rows, 5)  # the video, and four signs
+    assert all(block[18:130].std() > 10 for block in blocks)
+    search([str(video), "--index", str(made / "shards"), "--checkpoint", str(made / "pre/last.pt"), "--top", "4"])
+    assert [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line] == lines
+
+
+def test_search_asks_the_checkpoint_that_made_the_index(
+    made: Path, features: dict[str, FeatureSet], video: Path
+) -> None:
+    index = ["--index", str(made / "pre.parquet")]
+    with pytest.raises(UserError, match=r"fine/last\.pt is not the checkpoint that .*pre\.parquet was made with"):
+        search([str(video), *index, "--checkpoint", str(made / "fine/last.pt")])
+    with pytest.raises(UserError, match="is a data set: give --checkpoint"):
+        search([str(video), "--index", str(made / "shards")])
+    with pytest.raises(UserError, match="no such features; there are g_rgb, g_pose"):
+        search([str(video), *index, "--feature", "x_pose"])
+    with pytest.raises(UserError, match="no clip of split 'val'"):
+        search([str(video), *index, "--split", "val"])
+
+
+def test_retrieval_of_a_checkpoint_is_that_of_its_feature_file(
+    made: Path, features: dict[str, FeatureSet], tmp_path: Path
+) -> None:
+    for run in ("pre", "fine"):
+        told = []
+        for source in (made / run / "last.pt", made / f"{run}.parquet"):
+            evaluate_command([str(source), "--retrieval", "--shots", "1", "3", "--out", str(tmp_path)])
+            told.append(read_json(tmp_path / "test_retrieval.json"))
+        assert (told[0]["queries"], told[0]["signs"], told[0]["examples"]) == (16, 4, 32)
+        assert told[0]["signers_shared"] == 0
+        assert told[0] == told[1]
+        assert set(told[0]["logits"]) == {name for name in features[run].values if name.startswith("logits_")}
+    test = features["fine"].chosen(np.array(features["fine"].splits) == "test")
+    right = 100 * np.mean(test["logits_fused"].argmax(1) == test.labels)
+    assert told[0]["logits"]["logits_fused"]["recall_1"] == pytest.approx(right)
+    with pytest.raises(UserError, match="each query would find itself"):
+        evaluate_command([str(made / "pre/last.pt"), "--retrieval", "--dictionary", "test"])
+    with pytest.raises(UserError, match=r"pre\.parquet: no clip of split 'val'"):
+        evaluate_command([str(made / "pre.parquet"), "--retrieval", "--dictionary", "val"])
 
 
 def test_arrays_and_their_keys(made: Path, features: dict[str, FeatureSet], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from cclslr.errors import UserError
 from cclslr.files import hold_folder, read_json, write_json
 from cclslr.inference.features import FeatureSet, read_features, write_features
 from cclslr.inference.model import Model
-from cclslr.inference.passes import Outputs, each_batch
+from cclslr.inference.passes import Outputs, each_batch, over_clips
 from cclslr.shards.reader import ShardSet
 
 JOB_NAME = "job.json"  # what the parts in a folder are parts of
@@ -62,12 +62,11 @@ def describe(model: Model, shards: ShardSet, clips: dict[str, Any]) -> dict[str,
         clips: where the clips are from, e.g. {"shards": [...], "split": None}.
     """
     cfg = model.config
-    with open(model.source, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     about = {
         "checkpoint": str(Path(model.source).resolve()),
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": checksum(model.source),
         "kind": model.kind,
+        "classes": model.classes,
         **clips,
         "content": [[info["content_hash"], info["index_sha256"]] for info in shards.infos],
         "clips": len(shards),
@@ -78,6 +77,12 @@ def describe(model: Model, shards: ShardSet, clips: dict[str, Any]) -> dict[str,
         "device": model.device.type,
     }
     return json.loads(json.dumps(about))  # as it is read again: lists, no tuples
+
+
+def checksum(path: str) -> str:
+    """SHA-256 of a file: which checkpoint it is, whatever it is called."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def embed_shards(job: Job, process: Process) -> FeatureSet | None:
@@ -95,6 +100,20 @@ def embed_shards(job: Job, process: Process) -> FeatureSet | None:
         named = _embed_parts(job, missing[process.rank :: process.world], len(missing), process)
         process.gather_objects(None)  # all parts are there
         return _collected(job, named) if process.main else None
+
+
+def embed_here(model: Model, shards: ShardSet, process: Process, about: dict[str, Any]) -> FeatureSet:
+    """The features of every clip, on every rank and in no file: for sets that are done in minutes.
+
+    Raises:
+        UserError: no clip can be read; too many are bad; outputs that are not finite.
+    """
+    cfg = model.config
+    batch, modalities = cfg.optim.micro_batch, model.modalities
+    found = over_clips(model.forward, shards, cfg.data, cfg.views, modalities, batch, model.precision, process)
+    features = features_of(shards, Outputs(*found))
+    features.about = about
+    return features
 
 
 def _missing_parts(job: Job) -> list[int]:
