@@ -1,4 +1,4 @@
-"""Look a sign up: the clips of a dictionary that are nearest to a video.
+"""Look a sign up: the clips of a dictionary nearest to a video.
 
 The dictionary is a feature file of `cclslr embed`, or a packed data set that is
 embedded for the occasion (with --checkpoint). The nearest example of each gloss
