@@ -107,7 +107,7 @@ def killed(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
     process = start(cell, shards, run, ranks=cell.ranks, accident=Accident("hold", STEP[cell.program], tmp_path, 4))
     wait_for_hold(process, tmp_path, cell.ranks)
     kill_all(process)
-    assert checkpoint.load(run / "last.pt")["step"] == 4
+    assert checkpoint.load(run / "last.pt")["step"] in (3, 4)  # the one of step 4 was perhaps being written
     finish(start(cell, shards, run))
     check_continued(cell, run, workshop.run(cell))
 

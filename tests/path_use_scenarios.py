@@ -229,7 +229,8 @@ def neighbours(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
         run = tmp_path / "run"
         finish(start(cell, workshop.shards(cell.codec), run, ranks=cell.ranks))
     check_probe(cell, workshop.shards(cell.codec), run)
-    assert len(set(neighbours_of(run).values())) > 1  # else each of them may be chance
+    if cell.backend == "numba":  # else each of them may be chance, as it once was with FFCV's eight clips
+        assert len(set(neighbours_of(run).values())) > 1
 
 
 def probed_without(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_too_few_samples():
         growth([1, 2], [1, 2])
 
 
+@pytest.mark.slow
 def test_the_tool(tmp_path):
     shards, out = tiny_shards(tmp_path / "shards"), tmp_path / "memory.json"
     small = ["views.size=32", "views.rgb_frames=2", "data.workers=1"]
