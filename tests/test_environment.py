@@ -71,7 +71,7 @@ def _doctor(capsys: Any, monkeypatch: Any, about: dict[str, Any], *arguments: st
 def test_doctor_fits_80_columns_and_says_what_will_be_used(change, capsys, monkeypatch, tmp_path):
     about = describe() | IDLE | change
     about["versions"] = describe()["versions"] | IDLE["versions"]
-    monkeypatch.setattr(doctor, "Amp", lambda amp, device: SimpleNamespace(name=device.type))
+    monkeypatch.setattr(doctor, "Precision", lambda amp, device: SimpleNamespace(name=device.type))
     output = _doctor(capsys, monkeypatch, about, "--disk", str(tmp_path))
     assert max(map(len, output.splitlines())) <= 80
     for key, value in (("data.backend", "dali" if change else "numba"), ("run.amp", "cuda" if change else "cpu")):
