@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cclslr import distributed
+from cclslr.models.precision import Precision
 from cclslr.training import optimise
 
 META = torch.device("meta")
@@ -47,7 +48,7 @@ def meta_device(dtype: torch.dtype = torch.float32) -> Iterator[None]:
             (dist, "all_to_all_single", lambda out, x, *counts: None),
             (dist, "all_reduce", lambda x, *options: None),
             (optimise, "DistributedDataParallel", lambda model, **options: _Wrapped(model)),
-            (optimise.Amp, "autocast", lambda amp: _autocast(dtype)),
+            (Precision, "autocast", lambda precision: _autocast(dtype)),
         ):
             patches.enter_context(mock.patch.object(owner, name, stand_in))
         yield
