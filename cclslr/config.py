@@ -103,6 +103,10 @@ class ModelConfig:
         ["manual", "non_manual"], "streams of the pose encoder: hands and body; face and mouth",
         choices=("manual", "non_manual"),
     )  # fmt: skip
+    joints: str = key(
+        "mean", "how a group's joints become one vector; each: side by side, so that it is known which is where",
+        choices=("mean", "each"),
+    )  # fmt: skip
     gcn_width: int = key(512, "features of each joint group and frame after the graph convolutions", low=1)
     transformer_blocks: int = key(3, "blocks of the pose transformer", low=1)
     transformer_heads: int = key(8, "heads of its attention", low=1)

@@ -241,6 +241,23 @@ def test_a_group_sees_sixteen_frames_to_each_side():
     assert moved.nonzero().flatten().tolist() == list(range(22 - 16, 22 + 17))
 
 
+@pytest.mark.parametrize("each", [False, True])
+def test_joints_side_by_side_are_told_apart(each, monkeypatch):
+    """Two joints of a ring exchange what the blocks say of them: their mean is the same, their places are not."""
+    model = GroupEncoder("mouth", 16, each=each).double().eval()
+    blocks_NCTJ = torch.randn(2, 8, 5, 8, dtype=torch.float64)
+    order = [0, 1, 5, 3, 4, 2, 6, 7]
+    outputs = []
+    for x in (blocks_NCTJ, blocks_NCTJ[..., order]):
+        monkeypatch.setattr(model.blocks, "forward", lambda _, x=x: x)
+        outputs.append(model(torch.zeros(2, 5, 8, 3, dtype=torch.float64)))
+    assert torch.allclose(*outputs) is not each
+    if each:
+        weight_DJC = model.linear.weight.unflatten(1, (8, 8))
+        expected = torch.einsum("nctj,djc->ntd", blocks_NCTJ, weight_DJC) + model.linear.bias
+        assert torch.allclose(outputs[0], expected)
+
+
 def test_flops_counted_by_hand():
     frames, batch = 12, 3
     macs = 0

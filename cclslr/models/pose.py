@@ -101,22 +101,25 @@ class GroupEncoder(nn.Module):
     """One joint group: (N, T, J, C) → (N, T, width).
 
     Four blocks, since a fingertip is four hops from the wrist; of width/8, width/8, width/4 and width/2 channels,
-    since the temporal convolutions are nearly all of the cost and grow with the square. Mean over joints, then a
-    linear map to `width`.
+    since the temporal convolutions are nearly all of the cost and grow with the square. Then a linear map to `width`:
+    of the joints' mean or, with `each`, of all joints side by side. The mean does not know which joint is where.
     """
 
-    def __init__(self, group: str, width: int, channels: int = 3) -> None:
+    def __init__(self, group: str, width: int, channels: int = 3, each: bool = False) -> None:
         super().__init__()
         adjacency = partitioned_adjacency(keypoints.EDGES[group], keypoints.ROOTS[group])
         self.input_norm = nn.BatchNorm1d(channels * adjacency.shape[-1])  # each coordinate of each joint for itself
         dims = (channels, width // 8, width // 8, width // 4, width // 2)
         self.blocks = nn.Sequential(*(STGCNBlock(a, b, adjacency) for a, b in itertools.pairwise(dims)))
-        self.linear = nn.Linear(width // 2, width)
+        self.each = each
+        self.linear = nn.Linear(width // 2 * (adjacency.shape[-1] if each else 1), width)
 
     def forward(self, x_NTJC: Tensor) -> Tensor:
         x = self.input_norm(x_NTJC.flatten(2).flatten(0, 1)).view(x_NTJC.shape)
-        x = self.blocks(x.permute(0, 3, 1, 2))
-        return self.linear(x.mean(3).transpose(1, 2))
+        x_NCTJ = self.blocks(x.permute(0, 3, 1, 2))
+        if self.each:
+            return self.linear(x_NCTJ.permute(0, 2, 3, 1).flatten(2))
+        return self.linear(x_NCTJ.mean(3).transpose(1, 2))
 
 
 class AttentionPool(nn.Module):
@@ -175,7 +178,7 @@ class PoseEncoder(nn.Module):
     """Poses (B, T, 75, 3) float → features (B, dim), dim = gcn_width a stream: the manual and the non-manual stream.
 
     By the paper a hand is seen about its own wrist, a joint comes with its confidence, and face and mouth are a stream
-    of their own. `hands`, `confidence` and `streams` of the config change that here, so views stay as they are.
+    of their own. `hands`, `confidence`, `joints` and `streams` of the config change that; views stay as they are.
 
     Raises:
         UserError: `gcn_width` that eight or the number of heads does not divide.
@@ -195,10 +198,11 @@ class PoseEncoder(nn.Module):
         self.placed = config.hands == "placed"
         self.found_only = config.confidence == "found"
         used = [part for parts in self.parts.values() for part in parts]
+        each = config.joints == "each"
         groups: dict[str, nn.Module] = {}
         if "left_hand" in used:
-            groups["hand"] = GroupEncoder("left_hand", width, 5 if self.placed else 3)
-        groups |= {name: GroupEncoder(name, width) for name in ("body", "face", "mouth") if name in used}
+            groups["hand"] = GroupEncoder("left_hand", width, 5 if self.placed else 3, each)
+        groups |= {name: GroupEncoder(name, width, each=each) for name in ("body", "face", "mouth") if name in used}
         self.groups = nn.ModuleDict(groups)
         self.streams = nn.ModuleDict({name: Stream(len(parts), config) for name, parts in self.parts.items()})
 
