@@ -53,6 +53,21 @@ def hold_folder(folder: str | Path, busy: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def hold_file(path: str | Path) -> Iterator[None]:
+    """Wait for the lock file `path` and keep it: what the block does is done by one process of a node at a time.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_write(path, "w") as file:

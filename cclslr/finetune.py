@@ -126,12 +126,14 @@ def check(cfg: FinetuneConfig, shards: ShardSet, steps_an_epoch: int) -> None:
     for name in ("knn_every", "knn_neighbours", "fused_momentum_update"):
         if getattr(cfg.run, name) != getattr(RunConfig(), name):
             raise UserError(f"run.{name} belongs to pre-training; fine-tuning scores epochs with report=best_val")
-    if unlabelled := [row.key for row in shards.rows if row.label < 0]:
-        raise UserError(f"{len(unlabelled)} clips have no label, e.g. {unlabelled[0]}; fine-tuning needs labels")
+    unlabelled = np.flatnonzero(shards.rows.labels_N < 0)
+    if len(unlabelled):
+        key = shards.rows[unlabelled[0]].key
+        raise UserError(f"{len(unlabelled)} clips have no label, e.g. {key}; fine-tuning needs labels")
     if "rgb" in cfg.model.modalities:
         require_masks(shards, cfg.views.mask_alpha)
     splits = {cfg.eval_split: "eval_split"} | ({"val": "report=best_val"} if cfg.report == "best_val" else {})
-    labelled = {row.split for row in ShardSet(cfg.data.shards).rows if row.label >= 0}
+    labelled = ShardSet(cfg.data.shards).rows.labelled_splits
     for split, key in splits.items():
         if split not in labelled:
             raise UserError(f"{', '.join(cfg.data.shards)}: no labelled clip in split {split!r}, which {key} asks for")
@@ -204,8 +206,7 @@ def calibrate(cfg: FinetuneConfig, shards: ShardSet, plan: Plan, process: Proces
 
     The run proper still trains on all clips. It lies in run.dir/held_out.
     """
-    labels_N = np.array([row.label for row in shards.rows])
-    kept, held = hold_out(plan.clip_ids, labels_N, cfg.run.seed, HELD_OUT)
+    kept, held = hold_out(plan.clip_ids, shards.rows.labels_N, cfg.run.seed, HELD_OUT)
     if not len(held):
         raise UserError("fuse=calibrated holds out a fifth of each class's clips: it needs classes of three or more")
     part = replace(cfg, run=replace(cfg.run, dir=str(Path(cfg.run.dir) / "held_out")), report="last")

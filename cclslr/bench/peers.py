@@ -128,7 +128,7 @@ def webdataset_loader(setup: Setup) -> Iterator[int]:
     import webdataset as wds
 
     jobs = Jobs(setup)
-    clip_ids = {row.key: clip_id for clip_id, row in enumerate(jobs.shards.rows)}
+    clip_ids = {key: clip_id for clip_id, (key, _) in enumerate(jobs.shards.rows.texts())}
     decode = decode_pillow if jobs.codec.alone else decode_pyav
 
     def views(sample: dict[str, bytes | str]) -> torch.Tensor:
@@ -210,7 +210,7 @@ class _Frames:
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
-        self.first = np.cumsum([0, *(row.num_frames for row in jobs.shards.rows)])
+        self.first = np.cumsum([0, *jobs.shards.rows.numbers("num_frames")])
         self._clip: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:

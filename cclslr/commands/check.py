@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             workers=args.workers,
             scheduler=args.scheduler,
             description="checking",
-            sizes=[len(task.rows) for task in tasks],
+            sizes=[len(task.numbers) for task in tasks],
         )
     )
     if Path(args.shards, BETON_NAME).exists():

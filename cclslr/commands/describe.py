@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         sizes=[len(task.clip_ids) for task in tasks],
     ):
         found.merge(part)
-    text = card(args.shards.resolve().name, shards.rows, shards.info, found)
+    text = card(args.shards.resolve().name, shards, found)
     with atomic_write(args.out or args.shards / CARD_NAME, "w") as file:
         file.write(text)
     console.print(Markdown(text))

@@ -80,11 +80,13 @@ def choose(shards: ShardSet, count: int, label: str | None, degenerate: bool) ->
     Raises:
         UserError: none matches.
     """
-    matching = list(range(len(shards)))
+    matching = np.arange(len(shards))
     if label is not None:
-        matching = [i for i in matching if shards.rows[i].label >= 0 and shards.classes[shards.rows[i].label] == label]
+        named = [number for number, gloss in enumerate(shards.classes) if gloss == label]
+        matching = matching[np.isin(shards.rows.labels_N, named)]
     if degenerate:
-        matching = [i for i in matching if shards.read(i, ("json",)).meta.get("mask", {}).get("degenerate")]
-    if not matching:
+        marks = [shards.read(i, ("json",)).meta.get("mask", {}) for i in matching.tolist()]
+        matching = matching[[bool(mark.get("degenerate")) for mark in marks]]
+    if not len(matching):
         raise UserError("no clip matches --split, --label and --degenerate")
-    return [matching[i] for i in np.linspace(0, len(matching) - 1, min(count, len(matching))).round().astype(int)]
+    return matching[np.linspace(0, len(matching) - 1, min(count, len(matching))).round().astype(int)].tolist()

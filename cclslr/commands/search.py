@@ -110,7 +110,7 @@ def strips(video: Path, index: FeatureSet, hits: list[Hit]) -> list[Strip]:
     """The rows of the sheet: the video, then what was found."""
     found = [Strip(f"asked: {video.name}", _file_frames(video))]
     shards = _shards(index)
-    places = {} if shards is None else {row.key: clip_id for clip_id, row in enumerate(shards.rows)}
+    places = {} if shards is None else shards.rows.find({index.keys[hit.row] for hit in hits})
     for number, hit in enumerate(hits, 1):
         key = index.keys[hit.row]
         about = [f"{number}.", index.glosses[hit.row], f"{hit.score:.3f}", key, index.signers[hit.row]]

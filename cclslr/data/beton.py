@@ -95,9 +95,11 @@ def write_beton(folder: str | Path, quality: int | None = None, workers: int = 1
 
     shards = ShardSet([str(folder)])
     codec = shards.codec(0)
-    largest = max(sum(part.size for part in row.components.values()) for row in shards.rows)
+    rows = shards.rows
+    largest = int(rows.sizes_N.max())
     if codec is not JPEG:  # its JPEG frames take some 2 bits a pixel; a byte is enough for noise
-        largest = max(row.num_frames * row.width * row.height for row in shards.rows)
+        pixels = (rows.numbers(name).astype(np.int64) for name in ("num_frames", "width", "height"))
+        largest = int(np.prod(list(pixels), axis=0).max())
     page = max(_PAGE, 1 << (2 * largest).bit_length())
     samples = _Samples(shards, codec, quality)
     path = Path(folder) / BETON_NAME
@@ -108,7 +110,7 @@ def write_beton(folder: str | Path, quality: int | None = None, workers: int = 1
         writer.from_indexed_dataset(samples, chunksize=8)
         damaged = np.flatnonzero(Reader(str(aside)).metadata[_CRC] == _DAMAGED)
         if len(damaged):
-            keys = ", ".join(shards.rows[i].key for i in damaged[:5])
+            keys = ", ".join(shards.rows[i].key for i in damaged[:5].tolist())
             raise UserError(f"{folder}: {len(damaged)} clips do not decode ({keys}, …): run cclslr check")
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
@@ -160,6 +162,7 @@ class BetonSet(ShardSet):
         self._metadata: dict[int, np.ndarray] = {}
         self._states: dict[int, Any] = {}
         self._samples = np.zeros(len(shards), np.int64)
+        keys = [key for key, _ in shards.rows.texts()]
         for number in np.unique(shards.dataset_ids).tolist():
             clip_ids = np.flatnonzero(shards.dataset_ids == number)
             path = self.path(int(clip_ids[0]))
@@ -177,7 +180,7 @@ class BetonSet(ShardSet):
             self._read = manager.compile_reader()
             position = {self._bytes(number, i, _KEY).tobytes(): i for i in range(reader.num_samples)}
             try:
-                self._samples[clip_ids] = [position[shards.rows[i].key.encode()] for i in clip_ids]
+                self._samples[clip_ids] = [position[keys[i].encode()] for i in clip_ids]
             except KeyError as error:
                 raise UserError(
                     f"{path} lacks clip {error.args[0].decode()}: run cclslr beton {folder} again"

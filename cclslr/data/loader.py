@@ -348,9 +348,9 @@ _REMEDIES = {
 def _require(shards: ShardSet, modalities: Sequence[str]) -> None:
     """Refuse clips that lack what is to be made of them: left out later, they would shift the clips of a batch."""
     for modality, part in (("rgb", "video"), ("pose", "pose")):
-        lacking = [row.key for row in shards.rows if not row.has(part)] if modality in modalities else []
-        if lacking:
-            named = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
+        lacking = shards.rows.lacking(part) if modality in modalities else ()
+        if len(lacking):
+            named = ", ".join(shards.rows[i].key for i in lacking[:5]) + (", …" if len(lacking) > 5 else "")
             raise UserError(f"{len(lacking)} of {len(shards)} clips ({named}) {_REMEDIES[modality]}")
 
 

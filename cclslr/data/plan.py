@@ -162,8 +162,7 @@ class Plan:
     @classmethod
     def for_training(cls, shards: ShardSet, cfg: DataConfig, batch: int, seed: int) -> Plan:
         """The plan of a run: the clips that `cfg` selects, its weights, `batch` clips a step over all ranks."""
-        labels_N = np.array([row.label for row in shards.rows])
-        clip_ids = select_clips(labels_N, seed, cfg.share, cfg.labels_per_class)
+        clip_ids = select_clips(shards.rows.labels_N, seed, cfg.share, cfg.labels_per_class)
         return cls(clip_ids, batch, seed, shards.dataset_ids[clip_ids], cfg.weights)
 
     @staticmethod

@@ -204,9 +204,9 @@ def _collected(job: Job, named: set[int]) -> FeatureSet:
     """All parts as one. Bad clips of other ranks and of earlier runs are named; this rank has named its own."""
     parts = [read_features(job.path(part)) for part in range(len(job.parts))]
     left_out = {key: reason for part in parts for key, reason in part.about["left_out"].items()}
-    for clip_id, row in enumerate(job.shards.rows):
-        if row.key in left_out and clip_id not in named:
-            console.print(f"quarantined clip {clip_id}: {left_out[row.key]}", style="yellow", soft_wrap=True)
+    for key, clip_id in job.shards.rows.find(left_out).items():
+        if clip_id not in named:
+            console.print(f"quarantined clip {clip_id}: {left_out[key]}", style="yellow", soft_wrap=True)
     good = [part for part in parts if len(part)]
     if not good:
         raise UserError(f"{job.folder}: not one clip can be read, e.g. {next(iter(left_out.values()))}")

@@ -50,7 +50,7 @@ class Outputs:
                 bad = self.clip_ids[~finite_N]
                 raise UserError(
                     f"the model's outputs ({name}) are not finite for {len(bad)} of {len(self.clip_ids)} clips, e.g. "
-                    f"{shards.rows[bad[0]].key}: its training had diverged, or they are too large for "
+                    f"{shards.rows[int(bad[0])].key}: its training had diverged, or they are too large for "
                     f"run.amp={precision.name}. Use an older checkpoint, or run.amp=fp32"
                 )
 

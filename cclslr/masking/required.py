@@ -14,10 +14,9 @@ def require_masks(shards: ShardSet, alpha: float) -> None:
     """
     if alpha <= 0:
         return
-    for clip_id, row in enumerate(shards.rows):
-        if "mask.png" not in row.components:
-            folder = shards.path(clip_id).parent
-            raise UserError(
-                f"{folder}: clip {row.key} has no mask, but views.mask_alpha is {alpha}; "
-                f"make masks with: cclslr masks {folder}, or set views.mask_alpha=0"
-            )
+    for clip_id in shards.rows.lacking("mask")[:1].tolist():
+        folder = shards.path(clip_id).parent
+        raise UserError(
+            f"{folder}: clip {shards.rows[clip_id].key} has no mask, but views.mask_alpha is {alpha}; "
+            f"make masks with: cclslr masks {folder}, or set views.mask_alpha=0"
+        )

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cclslr.codecs import codec_named
 from cclslr.distributed import Process
@@ -30,9 +31,10 @@ from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 from cclslr.masking.methods import MpmReport
 from cclslr.masking.settings import MaskSettings, MaskTotals
+from cclslr.shards.columns import COLUMNS_NAME
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow, check_shard_names
-from cclslr.shards.index import INDEX_NAME, read_index, write_index
+from cclslr.shards.index import INDEX_NAME, index_writer, rows_of, shard_tables
 from cclslr.shards.info import INFO_NAME, load_info
 from cclslr.shards.pack import finish, only_one
 from cclslr.shards.reader import encode_masks
@@ -52,7 +54,7 @@ class MaskTask:
     folder: str
     old_name: str
     new_name: str
-    rows: tuple[IndexRow, ...]
+    rows: pa.Table  # of the index
     codec: str
     recipe: str
     settings: MaskSettings
@@ -118,15 +120,13 @@ def make_masks(
 def plan(folder: Path, settings: MaskSettings, recipe: str) -> list[MaskTask]:
     """A task for every shard whose masks have another recipe, or that has none."""
     info = load_info(folder)
-    by_shard: dict[str, list[IndexRow]] = {}
-    for row in read_index(folder / INDEX_NAME, info["index_sha256"]):
-        by_shard.setdefault(row.shard, []).append(row)
+    by_shard = shard_tables(folder / INDEX_NAME, info["index_sha256"])
     if not by_shard:
         raise UserError(f"{folder} holds no clip, so there is nothing to make masks of; pack it again")
     tasks = []
     for name, rows in by_shard.items():
         if (new_name := _renamed(name, recipe)) != name:
-            tasks.append(MaskTask(str(folder), name, new_name, tuple(rows), info["codec"], recipe, settings))
+            tasks.append(MaskTask(str(folder), name, new_name, rows, info["codec"], recipe, settings))
     return tasks
 
 
@@ -148,7 +148,8 @@ def mask_shard(task: MaskTask) -> str:
             writer.add(PackedClip(clip.row, parts))
     part = _part_path(folder, task.new_name)
     rows = part.with_suffix(".parquet")
-    write_index(rows, shard.rows)
+    with index_writer(rows) as index:
+        index.add(shard.table)
     write_json(
         part,
         {
@@ -167,8 +168,8 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
     info = load_info(folder)
     shards = {entry["name"]: ShardFile(entry["name"], entry["bytes"], entry["sha256"]) for entry in info["shards"]}
     order = list(shards)
-    for row in read_index(folder / INDEX_NAME, info["index_sha256"]):
-        shards[row.shard].rows.append(row)
+    for name, table in shard_tables(folder / INDEX_NAME, info["index_sha256"]).items():
+        shards[name].table = table
     masks = info.get("masks")
     totals = MaskTotals()
     if isinstance(masks, dict) and masks.get("recipe") == recipe:
@@ -181,9 +182,9 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
         replaced.append(part["old_name"])
         if part["old_name"] not in order:  # a commit was killed while it cleaned up
             continue
-        rows = read_index(path.with_suffix(".parquet"), part["index_sha256"])
         name = f"{path.stem}.tar"
-        shards[name] = ShardFile(name, part["bytes"], part["sha256"], rows)
+        rows = shard_tables(path.with_suffix(".parquet"), part["index_sha256"])
+        shards[name] = ShardFile(name, part["bytes"], part["sha256"], rows[name])
         order[order.index(part["old_name"])] = name
         totals.merge(MaskTotals(**part["totals"]))
     masks = {
@@ -224,7 +225,7 @@ def _exchange(folder: Path) -> None:
     """
     ready = folder / PARTS_NAME / READY_NAME
     if ready.exists():
-        for name in (INDEX_NAME, INFO_NAME):
+        for name in (COLUMNS_NAME, INDEX_NAME, INFO_NAME):
             if (ready / name).exists():
                 os.replace(ready / name, folder / name)
         shutil.rmtree(ready)
@@ -233,7 +234,7 @@ def _exchange(folder: Path) -> None:
 def _masked_clips(task: MaskTask) -> Iterator[tuple[PackedClip, bytes | None, MpmReport | None]]:
     """The clips of a shard in their order, each with its mask: clips are decoded ahead, and masked in groups."""
     with open(Path(task.folder) / task.old_name, "rb") as tar, ThreadPoolExecutor(task.settings.threads) as pool:
-        clips = [_read_clip(tar, row, task) for row in task.rows]
+        clips = [_read_clip(tar, row, task) for row in rows_of(task.rows)]
         groups = list(_groups(clips))
         decoded = [pool.submit(_decode, clip, task) for clip in groups[0]]
         for number, group in enumerate(groups):

@@ -132,7 +132,7 @@ def score_shard(task: StatisticsTask) -> dict[str, ClipScore | None]:
     """The scores of a shard's clips by key; None: no video, no mask, or damaged."""
     shards = ShardSet([task.folder])
     found: dict[str, ClipScore | None] = {}
-    for clip_id in task.clip_ids:
+    for clip_id in task.clip_ids.tolist():
         row = shards.rows[clip_id]
         found[row.key] = None
         try:

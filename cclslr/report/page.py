@@ -92,7 +92,7 @@ class Run:
         place = np.arange(len(self.shards.classes))
         if "classes" in self.state:
             place = np.array(match_classes(self.shards, self.state["classes"]))
-        return np.array([place[row.label] if row.label >= 0 else -1 for row in self.shards.rows])
+        return np.append(place, -1)[self.shards.rows.labels_N]
 
     @cached_property
     def classes(self) -> list[str]:
@@ -157,7 +157,7 @@ def worst(run: Run) -> str:
     branch = "fused" if rows and "fused_top1" in rows[0] else next(n for n in rows[0] if n.endswith("_top1"))[:-5]
     wrong = [r for r in rows if int(r["label"]) >= 0 and r["label"] != r[f"{branch}_top1"]]
     wrong.sort(key=lambda r: r["label"] in r[f"{branch}_top5"].split())
-    places = {row.key: clip_id for clip_id, row in enumerate(run.shards.rows)}
+    places = run.shards.rows.find({r["key"] for r in wrong})
     films: list[str] = []
     for row in wrong:
         if len(films) == run.clips:

@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 
 from cclslr.shards.info import SHA256_PATTERN
 
+CACHE_DIR, CACHE_GB = "~/.cache/cclslr", 200.0  # as in DataConfig
 CHUNK = 8 << 20  # bytes of one request of a download
 IDLE_SECONDS = 600.0  # a shard that nobody read for so long may make room for another
 

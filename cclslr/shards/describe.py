@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cclslr.keypoints import CONFIDENT, WHOLEBODY
-from cclslr.shards.format import SPLITS, BadClip, IndexRow
-from cclslr.shards.info import DatasetInfo
+from cclslr.shards.format import SPLITS, BadClip
 from cclslr.shards.reader import ShardSet
 
 CARD_NAME = "CARD.md"
@@ -23,7 +23,7 @@ class StatisticsTask:
 
     folder: str
     name: str
-    clip_ids: tuple[int, ...]
+    clip_ids: np.ndarray
 
 
 @dataclass
@@ -56,16 +56,13 @@ def plan_statistics(folder: str | Path) -> list[StatisticsTask]:
     Raises:
         FileNotFoundError, UserError: as `ShardSet`.
     """
-    by_shard: dict[str, list[int]] = {}
-    for clip_id, row in enumerate(ShardSet([str(folder)]).rows):
-        by_shard.setdefault(row.shard, []).append(clip_id)
-    return [StatisticsTask(str(folder), name, tuple(ids)) for name, ids in by_shard.items()]
+    return [StatisticsTask(str(folder), name, ids) for name, ids in ShardSet([str(folder)]).rows.by_shard()]
 
 
 def collect_statistics(task: StatisticsTask) -> Statistics:
     """Read the poses, masks and descriptions of one shard."""
     shards, result = ShardSet([task.folder]), Statistics()
-    for clip_id in task.clip_ids:
+    for clip_id in task.clip_ids.tolist():
         try:
             clip = shards.read(clip_id, ("pose", "mask", "json"))
         except BadClip as error:
@@ -89,29 +86,40 @@ def collect_statistics(task: StatisticsTask) -> Statistics:
     return result
 
 
-def card(name: str, rows: Sequence[IndexRow], info: DatasetInfo, found: Statistics) -> str:
+def card(name: str, shards: ShardSet, found: Statistics) -> str:
     """The card in Markdown."""
-    seconds = np.array([row.num_frames / row.fps for row in rows])
-    frames = np.array([row.num_frames for row in rows])
-    sizes = np.array([sum(part.size for part in row.components.values()) for row in rows])
-    shapes = Counter(f"{row.width}x{row.height}" if row.width else "no video" for row in rows)
-    rates = Counter(f"{row.fps:.4g}" for row in rows)
+    rows, info = shards.rows, shards.info
+    frames, rates = rows.numbers("num_frames"), rows.numbers("fps")
+    seconds, sizes = frames / rates, rows.sizes_N
+    labels, splits = rows.labels_N, rows.splits_N
+    shapes = Counter(
+        {
+            f"{width}x{height}" if width else "no video": count
+            for (width, height), count in _counted(np.stack([rows.numbers("width"), rows.numbers("height")], axis=1))
+        }
+    )
+    per_second: Counter[str] = Counter()
+    for (rate,), count in _counted(rates[:, None]):
+        per_second[f"{rate:.4g}"] += count
+    signers: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for (_, signer), split in zip(rows.texts(), splits.tolist(), strict=True):
+        if signer:
+            signers[SPLITS[split]].add(signer)
     lines = [f"# {name}", "", "| split | clips | hours | classes | signers |", "|---|---:|---:|---:|---:|"]
-    for split in (*SPLITS, "all"):
-        chosen = [row for row in rows if split in ("all", row.split)]
-        if chosen:
-            hours = sum(row.num_frames / row.fps for row in chosen) / 3600
-            labels = {row.label for row in chosen if row.label >= 0}
-            signers = {row.signer for row in chosen if row.signer}
-            lines.append(f"| {split} | {len(chosen):,} | {hours:.2f} | {len(labels):,} | {len(signers):,} |")
-    shared = {r.signer for r in rows if r.split == "train" and r.signer} & {
-        r.signer for r in rows if r.split == "test" and r.signer
-    }
-    unlabelled = sum(row.label < 0 for row in rows)
-    per_class = Counter(row.label for row in rows if row.label >= 0 and row.split == "train")
+    for number, split in enumerate((*SPLITS, "all")):
+        chosen = splits == number if split != "all" else np.ones(len(rows), bool)
+        if chosen.any():
+            of_split = labels[chosen]
+            num_classes = len(np.unique(of_split[of_split >= 0]))
+            num_signers = len(signers[split] if split != "all" else set().union(*signers.values()))
+            hours = seconds[chosen].sum() / 3600
+            lines.append(f"| {split} | {int(chosen.sum()):,} | {hours:.2f} | {num_classes:,} | {num_signers:,} |")
+    shared = signers["train"] & signers["test"]
+    unlabelled = int((labels < 0).sum())
+    per_class = np.bincount(labels[(labels >= 0) & (splits == SPLITS.index("train"))])
     lines += ["", "## Clips", ""]
-    if per_class:
-        lines.append(f"- training clips a class: {_spread(np.array(list(per_class.values())), '.0f')}")
+    if len(per_class):
+        lines.append(f"- training clips a class: {_spread(per_class[per_class > 0], '.0f')}")
     if unlabelled:
         lines.append(f"- without a label: {unlabelled:,}")
     lines += [
@@ -119,7 +127,7 @@ def card(name: str, rows: Sequence[IndexRow], info: DatasetInfo, found: Statisti
         f"- frames: {_spread(frames, '.0f')}",
         f"- seconds: {_spread(seconds, '.2f')}",
         f"- kB: {_spread(sizes / 1e3, '.1f')}; together {sizes.sum() / 1e9:.2f} GB in {len(info['shards']):,} shards",
-        f"- frame size: {_most(shapes)}; frames a second: {_most(rates)}",
+        f"- frame size: {_most(shapes)}; frames a second: {_most(per_second)}",
         f"- rejected while packing: {info.get('rejected', 0):,}",
     ]
     lines += [
@@ -157,6 +165,13 @@ def card(name: str, rows: Sequence[IndexRow], info: DatasetInfo, found: Statisti
     if found.bad:
         lines += ["## Damaged", "", *(f"- {reason}" for reason in found.bad[:20]), ""]
     return "\n".join(lines)
+
+
+def _counted(rows_NC: np.ndarray) -> Iterator[tuple[list[Any], int]]:
+    """Different rows and how often they are there, those first that come first."""
+    values, first, counts = np.unique(rows_NC, axis=0, return_index=True, return_counts=True)
+    for number in np.argsort(first):
+        yield values[number].tolist(), int(counts[number])
 
 
 def _spread(values: np.ndarray, form: str) -> str:

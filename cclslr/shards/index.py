@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,46 +38,145 @@ SCHEMA = pa.schema(
         ("frame_offsets", pa.list_(pa.int64())),
     ]
 )
+ROWS_PER_GROUP = 1 << 17  # that packing holds at once
+_ROWS_AT_ONCE = 1 << 15  # that reading holds
 
 
 def write_index(path: str | Path, rows: Iterable[IndexRow]) -> None:
     """Write the rows in the order given, atomically."""
-    table = pa.Table.from_pylist([_to_dict(row) for row in rows], schema=SCHEMA)
+    with index_writer(path) as writer:
+        writer.add(table_of(rows))
+
+
+class IndexWriter:
+    """Writes an index in parts; use through `index_writer`. What was added in which portions makes no difference."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = pq.ParquetWriter(file, SCHEMA, compression="zstd")
+        self._waiting: list[pa.Table] = []
+        self._written = False
+
+    def add(self, rows: pa.Table) -> None:
+        """Append rows (`table_of`)."""
+        self._waiting.append(rows)
+        while sum(map(len, self._waiting)) > ROWS_PER_GROUP:
+            self._write(ROWS_PER_GROUP)
+
+    def close(self) -> None:
+        """Write what waits, and the end of the file."""
+        if self._waiting or not self._written:
+            self._write(ROWS_PER_GROUP)
+        self._file.close()
+
+    def _write(self, rows: int) -> None:
+        table = pa.concat_tables([SCHEMA.empty_table(), *self._waiting]).combine_chunks()
+        self._file.write_table(table[:rows].combine_chunks(), row_group_size=ROWS_PER_GROUP)
+        self._waiting, self._written = [table[rows:]] if len(table) > rows else [], True
+
+
+@contextlib.contextmanager
+def index_writer(path: str | Path) -> Iterator[IndexWriter]:
+    """An index that is written in parts and appears when the block ends without an error."""
     with atomic_write(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        writer = IndexWriter(file)
+        yield writer
+        writer.close()
+
+
+class IndexSource(Protocol):
+    """An index.parquet, on a disk of this machine or elsewhere."""
+
+    name: str  # for messages
+
+    def open(self) -> IO[bytes]:
+        """The file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        ...
+
+    def is_known(self, size: int, since: Path) -> bool:
+        """Whether it is still the file of `size` bytes that was compared with its checksum when `since` was written.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        ...
+
+
+class IndexFile:
+    """An index in a folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self.name = Path(path), str(path)
+
+    def open(self) -> IO[bytes]:
+        """See `IndexSource`."""
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path} is not there: pack the data set with cclslr pack, or let it end")
+        return open(self.path, "rb")
+
+    def is_known(self, size: int, since: Path) -> bool:
+        """By its size and time: a file that is as old as `since`, or newer, may have changed and is read."""
+        with self.open() as file:
+            mine = os.fstat(file.fileno())
+        return mine.st_size == size and mine.st_mtime_ns < since.stat().st_mtime_ns
+
+
+class IndexBytes:
+    """An index that is loaded from elsewhere when it is needed; there, files are known by their checksum alone."""
+
+    def __init__(self, name: str, load: Callable[[], bytes]) -> None:
+        self.name, self._load = name, load
+
+    def open(self) -> IO[bytes]:
+        """See `IndexSource`."""
+        return io.BytesIO(self._load())
+
+    def is_known(self, size: int, since: Path) -> bool:
+        """See `IndexSource`."""
+        return True
 
 
 def read_index(path: str | Path, sha256: str | None = None) -> list[IndexRow]:
-    """Read all rows of a file; see `parse_index`.
-
-    Raises:
-        FileNotFoundError: there is no index; the folder is no packed data set, or packing has not ended.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: pack the data set with cclslr pack, or let it end")
-    return parse_index(path.read_bytes(), str(path), sha256)
+    """All rows of a file; raises as `IndexSource.open` and `tables`."""
+    with IndexFile(path).open() as file:
+        return [row for table in tables(file, str(path), sha256) for row in rows_of(table)]
 
 
-def parse_index(data: bytes, name: str, sha256: str | None = None) -> list[IndexRow]:
-    """All rows; with `sha256`, the checksum that dataset.json gives, only of an intact index.
+def shard_tables(path: str | Path, sha256: str) -> dict[str, pa.Table]:
+    """All rows of a file by their shard, in the order of the index; raises as `read_index`."""
+    found: dict[str, list[pa.Table]] = {}
+    with IndexFile(path).open() as file:
+        for table in tables(file, str(path), sha256):
+            for name in table["shard"].unique().to_pylist():
+                found.setdefault(name, []).append(table.filter(pc.equal(table["shard"], name)))
+    return {name: pa.concat_tables(parts) for name, parts in found.items()}
+
+
+def tables(file: IO[bytes], name: str, sha256: str | None = None) -> Iterator[pa.Table]:
+    """An open index, some thousand rows at a time; with `sha256`, that of dataset.json, only of an intact one.
 
     Raises:
         UserError: it is damaged, or no index of this format; the message begins with `name`.
     """
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+    file.seek(0)
+    if sha256 is not None and hashlib.file_digest(cast(Any, file), "sha256").hexdigest() != sha256:
         raise UserError(f"{name} is not the one that dataset.json speaks of: run the tool that last wrote it again")
+    file.seek(0)
     try:
+        parquet = pq.ParquetFile(file)
+        if parquet.schema_arrow != SCHEMA:
+            raise UserError(f"{name}: the columns are not those of this format's version; pack the data set again")
         # Without threads: with pyarrow 26 one of eight programs aborts that ends soon after reading with them.
-        table = pq.read_table(io.BytesIO(data), use_threads=False)
+        for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+            table = pa.Table.from_batches([batch])
+            if (fault := _fault(table)) is not None:
+                raise UserError(f"{name}: {fault}; pack the data set again, or get it anew")
+            yield table
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: unreadable index ({str(error).splitlines()[0]})") from error
-    if table.schema != SCHEMA:
-        raise UserError(f"{name}: the columns are not those of this format's version; pack the data set again")
-    fault = _fault(table)
-    if fault is not None:
-        raise UserError(f"{name}: {fault}; pack the data set again, or get it anew")
-    return [_from_dict(row) for row in table.to_pylist()]
 
 
 def _fault(table: pa.Table) -> str | None:
@@ -104,6 +205,16 @@ def _fault(table: pa.Table) -> str | None:
         if not (found := pc.all(good).as_py()) and found is not None:  # None: there are no rows
             return f"{name} is {columns[name].filter(pc.invert(good))[0]} in a row"
     return None
+
+
+def table_of(rows: Iterable[IndexRow]) -> pa.Table:
+    """Rows in the columns of index.parquet."""
+    return pa.Table.from_pylist([_to_dict(row) for row in rows], schema=SCHEMA)
+
+
+def rows_of(table: pa.Table) -> list[IndexRow]:
+    """What `table_of` was given."""
+    return [_from_dict(row) for row in table.to_pylist()]
 
 
 def _to_dict(row: IndexRow) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from typing import Any
 from cclslr.errors import UserError
 from cclslr.files import hold_folder, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
-from cclslr.shards.done import PARTS_NAME, ShardPart, ShardTask, clear, finished, keep, reopen, whole_shards
+from cclslr.shards.columns import COLUMNS_NAME, PART_BITS
+from cclslr.shards.convert import convert, folder_columns
+from cclslr.shards.done import PARTS_NAME, ShardPart, ShardTask, clear, finished, keep, reopen, shard_of, whole_shards
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import (
     FORMAT_VERSION,
@@ -28,8 +30,8 @@ from cclslr.shards.format import (
     BadClip,
     ManifestRow,
 )
-from cclslr.shards.index import INDEX_NAME, write_index
-from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
+from cclslr.shards.index import INDEX_NAME, IndexFile, index_writer
+from cclslr.shards.info import INFO_NAME, DatasetInfo, ShardInfo, load_info
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, read_rejected, write_rejected
 from cclslr.shards.writer import MAX_NAME, ShardFile, open_shard
 
@@ -101,7 +103,7 @@ def pack(
             whole = whole_shards(out, info)
             if len(whole) == len(info["shards"]):
                 shutil.rmtree(out / PARTS_NAME, ignore_errors=True)  # an earlier run was killed just before its end
-                return _report(list(whole.values()), read_rejected(out), info, len(whole))
+                return _report(out, read_rejected(out), info, len(whole))
             reopen(out, info, whole, tasks)
         clear(out, tasks)
         parts = {task.name: part for task in tasks if (part := finished(task)) is not None}
@@ -116,16 +118,15 @@ def pack(
             sizes=[len(task.rows) for task in missing],
             aside=aside,
         ):
-            parts[part.shard.name] = part
-        ordered = [parts[task.name] for task in tasks]
-        for part in ordered:
-            rejected += part.rejected
+            parts[part.name] = part
+        for task in tasks:
+            rejected += parts[task.name].rejected
         write_rejected(out, rejected)
-        if not any(part.shard.rows for part in ordered):
+        if sum(len(parts[task.name].rejected) for task in tasks) == len(good):
             raise NothingPacked(out, rejected)
         info = finish(
             out,
-            [part.shard for part in ordered],
+            (shard_of(task, parts[task.name]) for task in tasks),
             classes,
             {
                 "codec": options.codec,
@@ -140,42 +141,47 @@ def pack(
             },
         )
         shutil.rmtree(out / PARTS_NAME, ignore_errors=True)
-    return _report([part.shard for part in ordered], rejected, info, reused)
+    return _report(out, rejected, info, reused)
 
 
-def _report(shards: list[ShardFile], rejected: list[Rejected], info: DatasetInfo, reused: int) -> PackReport:
-    components = [row.components for shard in shards for row in shard.rows]
+def _report(out: Path, rejected: list[Rejected], info: DatasetInfo, reused: int) -> PackReport:
+    parts = folder_columns(out, info)["parts"].all()
     return PackReport(
-        clips=len(components),
+        clips=len(parts),
         rejected=rejected,
         info=info,
         shards_reused=reused,
-        without_video=sum(not {"mjpg", "mp4"} & set(names) for names in components),
-        without_keypoints=sum("pose.npy" not in names for names in components),
+        without_video=int((parts & PART_BITS["video"] == 0).sum()),
+        without_keypoints=int((parts & PART_BITS["pose"] == 0).sum()),
     )
 
 
-def finish(out: str | Path, shards: list[ShardFile], classes: list[str], info: dict[str, Any]) -> DatasetInfo:
-    """Write index.parquet and dataset.json over complete shards; returns what dataset.json says.
+def finish(out: str | Path, shards: Iterable[ShardFile], classes: list[str], info: dict[str, Any]) -> DatasetInfo:
+    """Write the index and dataset.json over complete shards; returns what dataset.json says.
 
     `info` is added to what every data set says of itself: format version, classes, counts, shards with their
-    checksums, and the content hash over them.
+    checksums, and the content hash over them. The rows of one shard after the other are in memory.
     """
     out = Path(out)
-    shards = [shard for shard in shards if shard.rows]
-    rows = [row for shard in shards for row in shard.rows]
-    write_index(out / INDEX_NAME, rows)
-    counts = Counter(row.split for row in rows)
+    counts: Counter[str] = Counter()
+    entries: list[ShardInfo] = []
+    with index_writer(out / INDEX_NAME) as writer:
+        for shard in shards:
+            if len(shard.table):
+                writer.add(shard.table)
+                counts.update(shard.table["split"].to_pylist())
+                clips = len(shard.table)
+                entries.append({"name": shard.name, "clips": clips, "bytes": shard.bytes, "sha256": shard.sha256})
+    with open(out / INDEX_NAME, "rb") as file:
+        index_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    convert(IndexFile(out / INDEX_NAME), index_sha256, out / COLUMNS_NAME)
     computed = {
         "format_version": FORMAT_VERSION,
         "clips": {split: counts.get(split, 0) for split in SPLITS},
         "classes": classes,
-        "content_hash": content_hash([shard.sha256 for shard in shards]),
-        "index_sha256": hashlib.sha256((out / INDEX_NAME).read_bytes()).hexdigest(),
-        "shards": [
-            {"name": shard.name, "clips": len(shard.rows), "bytes": shard.bytes, "sha256": shard.sha256}
-            for shard in shards
-        ],
+        "content_hash": content_hash([entry["sha256"] for entry in entries]),
+        "index_sha256": index_sha256,
+        "shards": entries,
     }
     value = {**computed, **info, **computed}
     write_json(out / INFO_NAME, value)
@@ -197,9 +203,7 @@ def build_shard(task: ShardTask) -> ShardPart:
                 writer.add(pack_clip(row, row.source.load(), task.options))
             except BadClip as error:
                 rejected.append(Rejected(row.key, str(error), describe_source(row)))
-    part = ShardPart(task.fingerprint, shard, rejected)
-    keep(task, part)
-    return part
+    return keep(task, shard, rejected)
 
 
 def describe_source(row: ManifestRow) -> str:

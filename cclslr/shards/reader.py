@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import itertools
 import json
@@ -21,10 +20,11 @@ from cclslr.codecs import Codec, codec_named
 from cclslr.codecs.base import MAX_FRAMES, MAX_SIDE
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
-from cclslr.shards.cache import NodeCache
+from cclslr.shards.cache import CACHE_DIR, CACHE_GB, NodeCache
+from cclslr.shards.convert import open_columns
 from cclslr.shards.format import MASK_SIZE, BadClip, Component, IndexRow, part_of
-from cclslr.shards.index import INDEX_NAME, parse_index
 from cclslr.shards.info import INFO_NAME, DatasetInfo
+from cclslr.shards.selection import Rows
 from cclslr.shards.store import open_store
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "whole_clip",
 ]
 
-CACHE_DIR, CACHE_GB = "~/.cache/cclslr", 200.0  # as in DataConfig
 PARTS = ("video", "pose", "mask", "json")
 MAX_CLIP_BYTES = 1 << 30  # that are read of a clip
 _EXPONENT = np.uint16(0x7C00)  # of a float16: all its bits are set in infinities and NaN
@@ -161,6 +160,11 @@ class ShardSet:
         split: keep only these clips; None keeps all.
         cache_dir, cache_gb: where shards of remote data sets are kept on this node, and how much of them.
 
+    Attributes:
+        rows: see `Rows`; a row becomes an object when it is asked for.
+        infos: dataset.json of each data set.
+        classes: gloss of each label.
+
     Label spaces are kept apart: the labels of the second data set begin after the last of the first.
     All methods are safe to call from several threads.
 
@@ -175,36 +179,33 @@ class ShardSet:
         if not paths:
             raise UserError("no shards given; set data.shards=[shards/<name>]")
         self.infos: list[DatasetInfo] = []  # dataset.json of each data set
-        self.rows: list[IndexRow] = []
         self.classes: list[str] = []  # gloss of each label
         self._paths = list(paths)
         self._cache = NodeCache(cache_dir, int(cache_gb * 1e9))
         self._stores = [open_store(path, self._cache) for path in paths]
-        dataset_ids: list[int] = []
-        for number, store in enumerate(self._stores):
+        columns = []
+        for store in self._stores:
             info = store.load_info()
-            index = f"{store.name}/{INDEX_NAME}"
-            rows = parse_index(store.load(INDEX_NAME), index, info["index_sha256"])
-            _check_rows(rows, info, index)
-            first = len(self.classes)
-            kept = [row for row in rows if split is None or row.split == split]
-            if first:
-                kept = [dataclasses.replace(r, label=r.label + first) if r.label >= 0 else r for r in kept]
-            self.rows += kept
-            dataset_ids += [number] * len(kept)
+            index = store.index()
+            columns.append(open_columns(index, info, store.folder, self._cache.folder))
+            columns[-1].check(info, index.name)
             self.classes += info["classes"]
             self.infos.append(info)
+        self.rows = Rows(columns, [len(info["classes"]) for info in self.infos], split)
         if not self.rows:
             raise UserError(f"no clip of split {split!r} in {', '.join(map(str, paths))}")
-        self.dataset_ids = np.array(dataset_ids, dtype=np.int32)  # (N,) which of `paths` a clip is from
-        sizes = [end - begin for begin, end in (_span(row.components.values()) for row in self.rows)]
-        self._block_size = int(np.clip(np.quantile(sizes, 0.99, method="higher"), 1, MAX_CLIP_BYTES))
+        self._block_size = min(max(each.about["block_bytes"] for each in columns), MAX_CLIP_BYTES)
         self._blocks = Buffers(self._new_block)
 
     @property
     def info(self) -> DatasetInfo:
         """dataset.json of the first data set."""
         return self.infos[0]
+
+    @property
+    def dataset_ids(self) -> np.ndarray:
+        """(N,) int32: which of `paths` each clip is from."""
+        return self.rows.dataset_ids
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -215,11 +216,11 @@ class ShardSet:
         Raises:
             UserError: dataset.json names none that there is.
         """
-        return codec_named(self.infos[self.dataset_ids[clip_id]]["codec"])
+        return codec_named(self.infos[self.rows.dataset(clip_id)]["codec"])
 
     def path(self, clip_id: int) -> Path:
         """The tar that holds a clip; for messages, and for local data sets to be opened."""
-        return Path(self._paths[self.dataset_ids[clip_id]]) / self.rows[clip_id].shard
+        return Path(self._paths[self.rows.dataset(clip_id)]) / self.rows[clip_id].shard
 
     def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
         """Read a clip with one contiguous read of the components in `parts` (of "video", "pose", "mask", "json").
@@ -229,7 +230,7 @@ class ShardSet:
             ConnectionError: the server of a remote data set stays away.
         """
         row = self.rows[clip_id]
-        store = self._stores[self.dataset_ids[clip_id]]
+        store = self._stores[self.rows.dataset(clip_id)]
         wanted = {kind: part for name, part in row.components.items() if (kind := part_of(name)) in parts}
         data: dict[str, memoryview] = {}
         if wanted:
@@ -275,23 +276,6 @@ class ShardSet:
         self._stores = [open_store(path, self._cache) for path in self._paths]
         for store in self._stores:
             store.load_info()
-
-
-def _check_rows(rows: list[IndexRow], info: DatasetInfo, name: str) -> None:
-    """Raise a UserError for a clip in no shard of dataset.json, beyond the end of its shard, or of no class."""
-    sizes = {shard["name"]: shard["bytes"] for shard in info["shards"]}
-    for row in rows:
-        fault = None
-        if row.shard not in sizes:
-            fault = f"lies in {row.shard}, which {INFO_NAME} lacks"
-        elif not row.components:
-            fault = "has no component"
-        elif max(part.offset + part.size for part in row.components.values()) > sizes[row.shard]:
-            fault = f"lies beyond the end of {row.shard}"
-        elif row.label >= len(info["classes"]):
-            fault = f"has label {row.label} of {len(info['classes'])} classes"
-        if fault is not None:
-            raise UserError(f"{name}: clip {row.key} {fault}; pack the data set again, or get it anew")
 
 
 def _span(components: Collection[Component]) -> tuple[int, int]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from pathlib import Path
 
 from cclslr.console import console
 from cclslr.errors import UserError
 from cclslr.shards.cache import DamagedObject, NodeCache
 from cclslr.shards.format import BadClip
+from cclslr.shards.index import INDEX_NAME, IndexBytes, IndexSource
 from cclslr.shards.info import INFO_NAME, DatasetInfo, parse_info
 
 PATIENCE = 300.0  # seconds that a server may be away
@@ -40,6 +42,7 @@ class RemoteStore:
         from fsspec.core import url_to_fs  # here, because local data sets need none of it
 
         self.name = url.rstrip("/")
+        self.folder: Path | None = None
         try:
             self._files, self._root = url_to_fs(self.name)
         except (ValueError, ImportError) as error:
@@ -54,13 +57,13 @@ class RemoteStore:
 
     def load_info(self) -> DatasetInfo:
         """dataset.json, checked."""
-        info = parse_info(self.load(INFO_NAME), f"{self.name}/{INFO_NAME}")
+        info = parse_info(self._fetch(INFO_NAME), f"{self.name}/{INFO_NAME}")
         self._sizes = {shard["name"]: (shard["sha256"], shard["bytes"]) for shard in info["shards"]}
         return info
 
-    def load(self, name: str) -> bytes:
-        """A small file as a whole."""
-        return self._fetch(name)
+    def index(self) -> IndexSource:
+        """index.parquet, fetched when it is read."""
+        return IndexBytes(f"{self.name}/{INDEX_NAME}", lambda: self._fetch(INDEX_NAME))
 
     def read(self, shard: str, begin: int, block: memoryview) -> int:
         """See `Store.read`.

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from cclslr.shards.cache import NodeCache
 from cclslr.shards.format import BadClip
+from cclslr.shards.index import INDEX_NAME, IndexFile, IndexSource
 from cclslr.shards.info import DatasetInfo, load_info
 
 
@@ -22,13 +23,14 @@ class Store(Protocol):
     """Where the bytes of a data set come from. Safe to use from several threads."""
 
     name: str
+    folder: Path | None  # None: not on a disk of this machine
 
     def load_info(self) -> DatasetInfo:
         """dataset.json, checked."""
         ...
 
-    def load(self, name: str) -> bytes:
-        """A small file as a whole."""
+    def index(self) -> IndexSource:
+        """index.parquet."""
         ...
 
     def read(self, shard: str, begin: int, block: memoryview) -> int:
@@ -62,7 +64,8 @@ class FolderStore:
 
     def __init__(self, path: str) -> None:
         self.name = path
-        self._folder = Path(path)
+        self.folder: Path | None = Path(path)
+        self._folder = self.folder
         self._files: dict[str, _Open] = {}
         self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, 8)
         self._lock = threading.Lock()
@@ -71,9 +74,9 @@ class FolderStore:
         """dataset.json, checked."""
         return load_info(self._folder)
 
-    def load(self, name: str) -> bytes:
-        """A small file as a whole."""
-        return (self._folder / name).read_bytes()
+    def index(self) -> IndexSource:
+        """index.parquet."""
+        return IndexFile(self._folder / INDEX_NAME)
 
     def read(self, shard: str, begin: int, block: memoryview) -> int:
         """See `Store.read`."""

@@ -14,9 +14,11 @@ from typing import Any, cast
 import numpy as np
 
 from cclslr.codecs import Codec, codec_named, video_extensions
+from cclslr.shards.columns import Columns
+from cclslr.shards.convert import folder_columns
 from cclslr.shards.done import PARTS_NAME
 from cclslr.shards.format import SPLITS, BadClip, IndexRow
-from cclslr.shards.index import INDEX_NAME, read_index
+from cclslr.shards.index import INDEX_NAME, IndexFile, tables
 from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
 from cclslr.shards.pack import content_hash
 from cclslr.shards.reader import decode_masks, decode_pose
@@ -41,8 +43,14 @@ class CheckTask:
     name: str
     sha256: str
     bytes: int
-    rows: tuple[IndexRow, ...]
+    columns: Columns
+    numbers: np.ndarray  # of its rows
     codec: str | None  # to decode the clips with; None: they are not decoded
+
+    @property
+    def rows(self) -> list[IndexRow]:
+        """Its rows of the index."""
+        return [self.columns.row(number) for number in self.numbers.tolist()]
 
 
 @dataclass
@@ -64,23 +72,34 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
     """
     folder = Path(folder).resolve()
     info = load_info(folder)
-    rows = read_index(folder / INDEX_NAME, info["index_sha256"])
-    faults = list(_faults_of_info(folder, info, rows))
-    by_shard: dict[str, list[IndexRow]] = {shard["name"]: [] for shard in info["shards"]}
-    for row in rows:
-        if row.shard in by_shard:
-            by_shard[row.shard].append(row)
-        else:
-            faults.append(Fault(row.shard, row.key, f"the shard is not in {INFO_NAME}"))
+    with IndexFile(folder / INDEX_NAME).open() as file:
+        for _ in tables(file, str(folder / INDEX_NAME), info["index_sha256"]):
+            pass
+    columns = folder_columns(folder, info)
+    columns.verify()
+    faults = list(_faults_of_info(folder, info, columns))
+    by_shard = dict(columns.by_shard())
+    for name in by_shard.keys() - {shard["name"] for shard in info["shards"]}:
+        for number in by_shard[name].tolist():
+            faults.append(Fault(name, columns.row(number).key, f"the shard is not in {INFO_NAME}"))
     codec = codec_named(info["codec"]).name if decode else None
+    none = np.zeros(0, np.int64)
     tasks = [
-        CheckTask(str(folder), shard["name"], shard["sha256"], shard["bytes"], tuple(by_shard[shard["name"]]), codec)
+        CheckTask(
+            str(folder),
+            shard["name"],
+            shard["sha256"],
+            shard["bytes"],
+            columns,
+            by_shard.get(shard["name"], none),
+            codec,
+        )
         for shard in info["shards"]
     ]
     return tasks, faults
 
 
-def _faults_of_info(folder: Path, info: DatasetInfo, rows: list[IndexRow]) -> list[Fault]:
+def _faults_of_info(folder: Path, info: DatasetInfo, columns: Columns) -> list[Fault]:
     faults = []
 
     def expect(value: object, expected: object, name: str) -> None:
@@ -88,16 +107,15 @@ def _faults_of_info(folder: Path, info: DatasetInfo, rows: list[IndexRow]) -> li
             faults.append(Fault(INFO_NAME, "", f"{name} is {value}, but {expected} by what is there"))
 
     expect(info["content_hash"], content_hash([shard["sha256"] for shard in info["shards"]]), "content_hash")
-    expect(info["clips"], {split: sum(row.split == split for row in rows) for split in SPLITS}, "clips")
-    if not rows:
+    expect(info["clips"], {split: len(columns[split]) for split in SPLITS}, "clips")
+    if not len(columns):
         faults.append(Fault(INFO_NAME, "", "the data set holds no clip"))
-    seen: set[str] = set()
-    for row in rows:
-        if row.key in seen:
-            faults.append(Fault(row.shard, row.key, "the key is in the index twice"))
-        seen.add(row.key)
-        if row.label >= len(info["classes"]):
-            faults.append(Fault(row.shard, row.key, f"label {row.label} of {len(info['classes'])} classes"))
+    for number in _repeated_keys(columns):
+        row = columns.row(number)
+        faults.append(Fault(row.shard, row.key, "the key is in the index twice"))
+    for number in np.flatnonzero(columns["label"].all() >= len(info["classes"])).tolist():
+        row = columns.row(number)
+        faults.append(Fault(row.shard, row.key, f"label {row.label} of {len(info['classes'])} classes"))
     named = {shard["name"] for shard in info["shards"]}
     faults += [Fault(p.name, "", f"not in {INFO_NAME}") for p in sorted(folder.glob("*.tar")) if p.name not in named]
     if (folder / PARTS_NAME).exists():
@@ -105,10 +123,28 @@ def _faults_of_info(folder: Path, info: DatasetInfo, rows: list[IndexRow]) -> li
     return faults
 
 
+def _repeated_keys(columns: Columns) -> list[int]:
+    """Rows whose key an earlier row has, ascending; without all keys in memory."""
+    hashes = (int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) for key, _ in columns.texts())
+    hash_N = np.fromiter(hashes, np.uint64, len(columns))
+    order = np.argsort(hash_N, kind="stable")
+    same = hash_N[order[1:]] == hash_N[order[:-1]]
+    alike = np.unique(np.concatenate([order[:-1][same], order[1:][same]]))
+    seen: set[str] = set()
+    repeated = []
+    for number in alike.tolist():
+        key = columns.row(number).key
+        if key in seen:
+            repeated.append(number)
+        seen.add(key)
+    return repeated
+
+
 def check_shard(task: CheckTask) -> ShardCheck:
     """Check one shard: its bytes, its structure, its stock index, each component; decode the clips if asked to."""
     path = Path(task.folder, task.name)
-    check = ShardCheck(task.name, len(task.rows), task.bytes)
+    rows = task.rows
+    check = ShardCheck(task.name, len(rows), task.bytes)
 
     def fault(what: str, key: str = "") -> None:
         check.faults.append(Fault(task.name, key, what))
@@ -122,11 +158,11 @@ def check_shard(task: CheckTask) -> ShardCheck:
             if hashlib.file_digest(cast(Any, file), "sha256").hexdigest() != task.sha256:
                 fault("the sha256 differs")
             file.seek(0)
-            expected = [(f"{row.key}.{name}", part) for row in task.rows for name, part in row.components.items()]
+            expected = [(f"{row.key}.{name}", part) for row in rows for name, part in row.components.items()]
             found = _members(file, fault)
             if found != [(name, part.offset, part.size) for name, part in expected]:
                 fault("the files in the tar are not those of the index")
-            for row in task.rows:
+            for row in rows:
                 parts = {}
                 for name, part in row.components.items():
                     if not 0 <= part.offset <= part.offset + part.size <= size:
@@ -146,7 +182,7 @@ def check_shard(task: CheckTask) -> ShardCheck:
     except (OSError, UnicodeDecodeError) as error:
         fault(f"unreadable .idx: {error}")
     else:
-        if text != stock_index(list(task.rows)):
+        if text != stock_index(rows):
             fault("the .idx is not that of the index")
     return check
 

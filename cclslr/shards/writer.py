@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
+import pyarrow as pa
+
 from cclslr.files import atomic_write
 from cclslr.shards.format import Component, IndexRow
+from cclslr.shards.index import SCHEMA, table_of
 
 # Names in a tar of the plain (USTAR) format end here; longer ones would need extensions that stock readers skip.
 MAX_NAME = 100
@@ -35,7 +38,7 @@ class ShardFile:
     name: str
     bytes: int
     sha256: str
-    rows: list[IndexRow] = field(default_factory=list)
+    table: pa.Table = field(default_factory=SCHEMA.empty_table)  # its rows of the index
 
 
 class ShardWriter:
@@ -85,9 +88,10 @@ def open_shard(folder: str | Path, name: str) -> Iterator[tuple[ShardWriter, Sha
         file.seek(0)
         report.sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         file.seek(0)
-        report.rows = writer.rows(file)
+        rows = writer.rows(file)
+    report.table = table_of(rows)
     with atomic_write(path.with_suffix(".idx"), "w") as file:
-        file.write(stock_index(report.rows))
+        file.write(stock_index(rows))
 
 
 def stock_index(rows: list[IndexRow]) -> str:

@@ -127,10 +127,10 @@ def classify(how: str, train_ND: np.ndarray, labels_N: np.ndarray, test_QD: np.n
 def baseline(cfg: BaselineConfig, process: Process) -> dict[str, dict[str, float]]:
     """Accuracies on the evaluated split, by branch."""
     train, test = (ShardSet(cfg.data.shards, split=split) for split in (cfg.data.split, cfg.eval_split))
-    labels_N = np.array([row.label for row in train.rows])
+    labels_N = train.rows.labels_N
     chosen = select_clips(labels_N, cfg.run.seed, cfg.data.share, cfg.data.labels_per_class)
     chosen = chosen[labels_N[chosen] >= 0]
-    truth_Q = torch.tensor([row.label for row in test.rows])
+    truth_Q = torch.from_numpy(test.rows.labels_N.astype(np.int64))
     labelled = truth_Q >= 0
     if not len(chosen) or not labelled.any():
         raise UserError(f"{', '.join(cfg.data.shards)}: no labelled clip in {cfg.data.split} or in {cfg.eval_split}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -78,8 +79,9 @@ def match_classes(shards: ShardSet, classes: list[str]) -> list[int]:
     if shards.classes == classes:
         return list(range(len(classes)))
     places = {name: place for place, name in enumerate(classes)}
-    used = {row.label for row in shards.rows if row.label >= 0}
-    missing = [shards.classes[label] for label in sorted(used) if shards.classes[label] not in places]
+    labels = shards.rows.labels_N
+    used = np.unique(labels[labels >= 0]).tolist()
+    missing = [shards.classes[label] for label in used if shards.classes[label] not in places]
     if missing:
         named = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise UserError(f"the checkpoint does not know {len(missing)} of {len(used)} classes of these shards: {named}")

@@ -35,8 +35,7 @@ def knn_probe(query: Branches, cfg: PretrainConfig, process: Process) -> dict[st
         )
         return {m: x[labels >= 0] for m, x in join(g).items()}, labels[labels >= 0]
 
-    labelled = {row.split for row in ShardSet(cfg.data.shards).rows if row.label >= 0}
-    if not {cfg.data.split, "test"} <= labelled:
+    if not {cfg.data.split, "test"} <= ShardSet(cfg.data.shards).rows.labelled_splits:
         return {}
     query.eval()
     (bank, bank_labels), (test, labels) = features(cfg.data.split), features("test")
