@@ -1,11 +1,16 @@
-"""A thousand broken annotations: each is an error that names its file, or a report in which every row is booked."""
+"""Broken annotations: each is an error that names its file, or a report in which every row is booked.
+
+250 a set, or as many as CCLSLR_EXAMPLES says: docs/results/importers was made with 1,000.
+"""
 
 from __future__ import annotations
 
 import argparse
 import copy
 import json
+import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +24,8 @@ from cclslr.datasets import autsl, msasl, nmfs_csl, slr500, wlasl
 from cclslr.datasets.base import Import, importers
 from cclslr.shards.format import KEY_PATTERN, SPLITS
 
-MANY = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = int(os.environ.get("CCLSLR_EXAMPLES", "250"))
+MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 json_values = st.recursive(
     st.none()
@@ -224,7 +230,7 @@ def test_wlasl(root: Path, data: bytes) -> None:
 
 
 @given(data=broken_json(NSLT))
-@settings(MANY, max_examples=100)
+@MANY
 def test_nslt(root: Path, data: bytes) -> None:
     (root / "nslt_2000.json").write_bytes(data)
     path = root / "nslt_2000.json"
@@ -281,7 +287,96 @@ def test_autsl(root: Path, train: bytes, test: bytes, glosses: bytes) -> None:
     check(load, ("_labels.csv", "SignList", str(folder)), lambda: num_lines(*files, header=None))
 
 
+# Lists that are one table, or a table a split: its file names, whether it has a header, and rows, the header first.
+TABLES: dict[str, tuple[tuple[str, ...], bool, list[str]]] = {
+    "asl_citizen": (
+        ("train.csv", "test.csv"),
+        True,
+        ["Participant ID,Video file,Gloss,ASL-LEX Code", "P1,00001.mp4,DOG1,A", 'P2,"b, c.mp4","WELL, OK",B', "P1,,,"],
+    ),
+    "semlex": (
+        ("semlex_metadata.csv",),
+        True,
+        [
+            ",video_id,signer_id,split,label_type,label,phonology",
+            "0,00001,1,train,asllex,na,x",
+            "1,00001,1,test,asllex,na,x",
+            "2,b,2,VAL,asllex,house,",
+            "3,,1,train,asllex,,",
+        ],
+    ),
+    "slovo": (
+        ("annotations.csv",),
+        True,
+        [
+            "\tattachment_id\tuser_id\tlength\ttext\ttrain\tbegin\tend",
+            "0\t00001\tu\t14\tпривет\tTrue\t30\t45",
+            "1\tb\tv\t14\tno_event\tFalse\t\t",
+            "2\t00001\tu\t14\tутро\t0\t99999999999\t-1",
+            "3\tc\tu\t14\t\tmaybe\t1\t2",
+        ],
+    ),
+    "include": (
+        ("include_train.txt", "include_test.txt"),
+        False,
+        ["Animals/4. Bird/MVI_2988.MOV", "Jobs/1. a/Extra/MVI (1).MOV", "../../x", "Animals//b.MOV", "a\\2. b\\c.mov"],
+    ),
+}
+
+
+@st.composite
+def broken_table(draw: st.DrawFn, rows: list[str], has_header: bool) -> bytes:
+    """The same of a table, whose header mostly stays."""
+    header = rows[0].encode() + b"\n" if has_header and draw(st.integers(0, 9)) else b""
+    return header + draw(broken_lines(rows[has_header:]))
+
+
+@pytest.mark.parametrize("name", TABLES)
+@given(data=st.data())
+@MANY
+def test_tables(root: Path, name: str, data: st.DataObject) -> None:
+    files, has_header, rows = TABLES[name]
+    folder = root / name
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        (folder / file).write_bytes(data.draw(broken_table(rows, has_header)))
+    importer, parser = importers()[name], argparse.ArgumentParser()
+    importer.add_arguments(parser)
+    args = parser.parse_args(["--annotations", str(folder), "--videos", str(root / "videos")])
+
+    def num_rows() -> int:
+        return sum(num_lines(folder / file, header=None) - has_header for file in files)
+
+    check(lambda: importer.load(args), (*files, str(folder)), num_rows)
+
+
+# Sets without a list: what files are called is all there is.
+NAMES: dict[str, list[str]] = {
+    "lsa64": ["001_001_001.mp4", "064_010_005.MP4", "a/001_001_001.avi", "065_001_001.mp4", "1_1_1.mp4", "x.txt"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data())
+@MANY
+def test_names(root: Path, name: str, data: st.DataObject) -> None:
+    folder = root / f"{name}_files"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    alphabet = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/.")
+    odd = st.tuples(st.text(alphabet, max_size=8), st.sampled_from(NAMES[name])).map("".join)
+    given_names = data.draw(st.lists(st.sampled_from(NAMES[name]) | odd, max_size=8))
+    for given_name in given_names:
+        (folder / given_name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / given_name).touch()
+    importer, parser = importers()[name], argparse.ArgumentParser()
+    importer.add_arguments(parser)
+    args = parser.parse_args(["--videos", str(folder)])
+    videos = {name for name in given_names if not name.endswith(".txt")}
+    check(lambda: importer.load(args), (str(folder),), lambda: len(videos))
+
+
 def test_every_list_is_fuzzed() -> None:
     """A new importer is fuzzed, too."""
     tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    assert set(importers()) - {"folder", "csv", "keypoints", "synthetic"} <= tests
+    assert set(importers()) - {"folder", "csv", "keypoints", "synthetic"} <= tests | set(TABLES) | set(NAMES)

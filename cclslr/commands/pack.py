@@ -55,7 +55,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         command = commands.add_parser(name, help=importer.help, description=importer.description, formatter_class=raw)
         _add_arguments(command)
         importer.add_arguments(command)
-        command.set_defaults(load=importer.load)
+        command.set_defaults(load=importer.load, licence_note=importer.licence)
     return parser.parse_args(argv)
 
 

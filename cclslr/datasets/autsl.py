@@ -14,7 +14,7 @@ from cclslr.datasets.media import Media
 from cclslr.errors import UserError
 
 CLASSES = 226
-PUBLISHED = Published("AUTSL", {"train": 28_142, "val": 4_418, "test": 3_742}, {"train": 31, "val": 6, "test": 6})
+PUBLISHED = Published("AUTSL", {"train": 28_142, "val": 4_418, "test": 3_742}, {"train": 31, "val": 6, "test": 6}, 226)
 # By name, never by pattern: the challenge's test_labels_pseudo.csv holds a model's guesses, and train_val_labels.csv
 # holds two splits.
 LISTS = {
@@ -70,4 +70,7 @@ def _glosses(path: Path, language: str, ledger: Ledger) -> list[str]:
     return classes
 
 
-IMPORTER = Importer("autsl", "AUTSL from its label lists and signerS_sampleN_color.mp4 files", add_arguments, load)
+IMPORTER = Importer(
+    "autsl", "AUTSL from its label lists and signerS_sampleN_color.mp4 files", add_arguments, load,
+    licence="AUTSL: research only; do not pass on",
+)  # fmt: skip

@@ -27,6 +27,7 @@ class Importer:
     help: str  # one line
     add_arguments: Callable[[Any], None]  # to a parser, or to a group of one
     load: Callable[[argparse.Namespace], Import]  # reads lists and folders, decodes nothing
+    licence: str = ""  # goes into the packed set where --licence-note says nothing
 
     @property
     def description(self) -> str | None:

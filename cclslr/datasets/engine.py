@@ -1,32 +1,34 @@
-"""What a list without oddities needs besides its own columns: every row counted, its files found, the report written.
+"""What all importers of published lists share: every row counted, its files found, the report written.
 
-An importer reads its list into `Listed` rows and rejections; `import_listed` does the rest.
+An importer reads its list into `Listed` rows and rejections; `import_listed` does the rest. Where a list has oddities
+of its own, such as spans of videos that may be cut already, the importer says the source of each clip that was found.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from cclslr.datasets.base import Import, VideoFile
 from cclslr.datasets.lists import Ledger
-from cclslr.datasets.media import Media
-from cclslr.shards.format import SPLITS
+from cclslr.datasets.media import VIDEO_SUFFIXES, Found, Media
+from cclslr.shards.format import SPLITS, ClipSource
+
+Label = TypeVar("Label", int, str)
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(Generic[Label]):
     """One row of a list, checked."""
 
     where: str  # file and line
     key: str  # unique in the set
-    label: int
+    label: Label  # a number, or a word: `number_words` gives it one
     split: str
     signer: str | None
     videos: tuple[str, ...]  # what its video may be called under --videos, likeliest first, no suffix
-    frames: tuple[int, int | None] | None = None  # as in `VideoFile`
-    seconds: tuple[float, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,36 @@ class Published:
     """What is known of a list, to hold a copy against."""
 
     name: str
-    clips: dict[str, int]  # by split
-    signers: dict[str, int]
+    clips: dict[str, int]  # by split; empty: not published by split
+    signers: dict[str, int] = field(default_factory=dict)
+    classes: int | None = None
+
+
+Sources = Callable[[Sequence[Found[Listed[int]]], Ledger], Sequence[ClipSource | str]]
+
+
+def whole_files(found: Sequence[Found[Listed[int]]], ledger: Ledger) -> Sequence[ClipSource | str]:
+    """The source of each clip where a file is a clip."""
+    return [VideoFile(None if video is None else str(video), pose) for _, video, pose in found]
+
+
+def number_words(rows: Sequence[Listed[str]], ledger: Ledger) -> tuple[list[Listed[int]], list[str]]:
+    """The rows with their words numbered in alphabetical order, and the words."""
+    classes = sorted({row.label for row in rows})
+    labels = {word: label for label, word in enumerate(classes)}
+    ledger.conventions["labels"] = "words, numbered in alphabetical order"
+    numbered = [Listed(row.where, row.key, labels[row.label], row.split, row.signer, row.videos) for row in rows]
+    return numbered, classes
 
 
 def import_listed(
-    args: argparse.Namespace, ledger: Ledger, rows: Sequence[Listed], classes: list[str], published: Published
+    args: argparse.Namespace,
+    ledger: Ledger,
+    rows: Sequence[Listed[int]],
+    classes: list[str],
+    published: Published,
+    sources: Sources = whole_files,
+    media: Media | None = None,
 ) -> Import:
     """Count the rows, find their files, compare with what was published.
 
@@ -48,6 +74,8 @@ def import_listed(
     Args:
         args: with `--videos` and `--poses` of `Media.add_arguments`.
         ledger: the rejected rows of the list are booked in it already.
+        sources: of each clip whose files are there, where it comes from, or why it is rejected.
+        media: the files, where the importer has them already.
 
     Raises:
         UserError: neither folder is given, or one is not there.
@@ -58,22 +86,36 @@ def import_listed(
         ledger.count(row.split, row.label)
         if not ledger.repeats(row.key, row.where, row.label, row.split):
             once.append(row)
-    ledger.compare(published.clips, published.name)
+    if published.clips:
+        ledger.compare(published.clips, published.name)
+    if published.classes is not None and len(classes) != published.classes:
+        ledger.notes.append(f"{published.name}: the list has {len(classes):,} signs; published: {published.classes:,}")
     _note_signers(once, ledger, published.signers)
-    media = Media.walk(args)
+    media = Media.walk(args) if media is None else media
     ledger.note_files(media.videos)
-    for row, video, pose in media.find(once, lambda row: (row.videos, (*row.videos, row.key)), ledger.missing):
-        source = VideoFile(None if video is None else str(video), pose, row.frames, row.seconds)
-        ledger.add(row.key, source, row.label, classes[row.label], row.split, row.signer)
+    found = media.find(once, lambda row: (row.videos, (*row.videos, row.key)), ledger.missing)
+    for (row, _, _), source in zip(found, sources(found, ledger), strict=True):
+        if isinstance(source, str):
+            ledger.reject(row.where, source)
+        else:
+            ledger.add(row.key, source, row.label, classes[row.label], row.split, row.signer)
     return ledger.finish(total, classes)
 
 
-def _note_signers(rows: Sequence[Listed], ledger: Ledger, published: dict[str, int]) -> None:
+def bare_name(path: str) -> str:
+    """A file's path in a list as `Listed.videos` wants it: with /, and without the ending of a video."""
+    path = path.replace("\\", "/")
+    return path[: path.rindex(".")] if path.lower().endswith(VIDEO_SUFFIXES) else path
+
+
+def _note_signers(rows: Sequence[Listed[int]], ledger: Ledger, published: dict[str, int]) -> None:
     """Say how many signers each split has, whether that is as published, and whether any is in two splits."""
     signers = {split: {row.signer for row in rows if row.split == split and row.signer} for split in SPLITS}
     counts = {split: len(ids) for split, ids in signers.items()}
+    if not any(counts.values()):
+        return
     shown = " / ".join(f"{split} {count}" for split, count in counts.items() if count)
-    if counts != {split: published.get(split, 0) for split in SPLITS}:
+    if published and counts != {split: published.get(split, 0) for split in SPLITS}:
         shown += f"; published: {' / '.join(f'{split} {count}' for split, count in published.items())}"
     shared = len(signers["train"] & signers["val"] | (signers["train"] | signers["val"]) & signers["test"])
     ledger.conventions["signers"] = shown + (f"; {shared} of them in two splits" if shared else "; disjoint")

@@ -6,13 +6,15 @@ its reason. `Ledger.finish` checks the sum.
 
 from __future__ import annotations
 
+import csv
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
+from unicodedata import normalize
 
 from cclslr.datasets.base import Import, ImportReport
 from cclslr.datasets.media import Files
@@ -38,23 +40,64 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a UTF-8 text file that are not blank, with their numbers in the file, from 1.
+    """The lines of a UTF-8 text file that are not blank, with their numbers in the file, from 1; no blanks around them.
 
     Raises:
         UserError: another encoding, or no file; the message names it.
     """
+    return [(number, line.strip()) for number, line in _raw_lines(path)]
+
+
+def _raw_lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 def read_lines(path: Path) -> list[str]:
     """The same without the numbers."""
     return [line for _, line in numbered_lines(path)]
+
+
+def read_table(
+    path: Path, columns: Sequence[str], ledger: Ledger, delimiter: str = ","
+) -> list[tuple[str, dict[str, str]]]:
+    """The rows of a table with a header, each with its file and line; a row that cannot be read is rejected.
+
+    Columns are found by name, in any order and case. Cells stay texts as they are written, but for blanks around them
+    and the form of accents (NFC). A row is one line: a quote that is never closed spoils no other row.
+
+    Args:
+        columns: names, in lower case, that the header has to have.
+
+    Raises:
+        UserError: no file, no text, or a header without those columns.
+    """
+    lines = _raw_lines(path)
+    header = [name.lower() for name in _cells(lines[0][1], delimiter) or []] if lines else []
+    absent = [name for name in columns if header.count(name) != 1]
+    if absent:
+        raise UserError(f"{path}: the header is {header}; it needs {', '.join(columns)}, each once")
+    rows = []
+    for number, line in lines[1:]:
+        where, cells = f"{path.name}, line {number}", _cells(line, delimiter)
+        if cells is None or len(cells) != len(header):
+            found = "quotes that do not close" if cells is None else f"{len(cells)} cells"
+            ledger.reject(where, f"{found}, where the header has {len(header)} columns")
+        else:
+            rows.append((where, dict(zip(header, cells))))
+    return rows
+
+
+def _cells(line: str, delimiter: str) -> list[str] | None:
+    try:
+        return [normalize("NFC", cell.strip()) for cell in next(csv.reader([line], delimiter=delimiter, strict=True))]
+    except (csv.Error, StopIteration):
+        return None
 
 
 def split_lists(folder: Path, names: Mapping[str, tuple[str, ...]], ledger: Ledger) -> list[tuple[str, Path]]:
