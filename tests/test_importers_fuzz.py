@@ -316,6 +316,11 @@ TABLES: dict[str, tuple[tuple[str, ...], bool, list[str]]] = {
             "3\tc\tu\t14\t\tmaybe\t1\t2",
         ],
     ),
+    "asl_signs": (
+        ("train.csv",),
+        True,
+        ["path,participant_id,sequence_id,sign", "a/1.parquet,26734,1,TV", "a/2.parquet,26734,2,na", "b,1,3,", ",,,x"],
+    ),
     "include": (
         ("include_train.txt", "include_test.txt"),
         False,
@@ -342,7 +347,8 @@ def test_tables(root: Path, name: str, data: st.DataObject) -> None:
         (folder / file).write_bytes(data.draw(broken_table(rows, has_header)))
     importer, parser = importers()[name], argparse.ArgumentParser()
     importer.add_arguments(parser)
-    args = parser.parse_args(["--annotations", str(folder), "--videos", str(root / "videos")])
+    videos = [] if name == "asl_signs" else ["--videos", str(root / "videos")]
+    args = parser.parse_args(["--annotations", str(folder), *videos])
 
     def num_rows() -> int:
         return sum(num_lines(folder / file, header=None) - has_header for file in files)
@@ -352,6 +358,7 @@ def test_tables(root: Path, name: str, data: st.DataObject) -> None:
 
 # Sets without a list: what files are called is all there is.
 NAMES: dict[str, list[str]] = {
+    "karsl": ["01/train/0001/a.mp4", "03/03/TEST/0502/b.avi", "01/train/0503/a.mp4", "1/val/1/a.mp4", "a.mp4", "x.txt"],
     "lsa64": ["001_001_001.mp4", "064_010_005.MP4", "a/001_001_001.avi", "065_001_001.mp4", "1_1_1.mp4", "x.txt"],
 }
 

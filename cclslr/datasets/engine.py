@@ -39,6 +39,7 @@ class Published:
     clips: dict[str, int]  # by split; empty: not published by split
     signers: dict[str, int] = field(default_factory=dict)
     classes: int | None = None
+    rows: int | None = None  # clips of all splits, where they are not published by split
 
 
 Sources = Callable[[Sequence[Found[Listed[int]]], Ledger], Sequence[ClipSource | str]]
@@ -88,6 +89,9 @@ def import_listed(
             once.append(row)
     if published.clips:
         ledger.compare(published.clips, published.name)
+    if published.rows is not None:
+        known = "as published" if total == published.rows else f"published: {published.rows:,}"
+        ledger.notes.append(f"{published.name}: {total:,} clips, {known}")
     if published.classes is not None and len(classes) != published.classes:
         ledger.notes.append(f"{published.name}: the list has {len(classes):,} signs; published: {published.classes:,}")
     _note_signers(once, ledger, published.signers)

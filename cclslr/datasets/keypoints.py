@@ -25,9 +25,9 @@ from cclslr.datasets.base import Import, Importer
 from cclslr.datasets.lists import Ledger, clean_key
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY, WHOLEBODY
-from cclslr.poses.holistic import BODY
 from cclslr.shards.format import BadClip, ManifestRow, RawClip
 from cclslr.shards.keypoint_file import load_arrays
+from cclslr.shards.layouts import BODY
 
 MEDIAPIPE = 33 * 4 + 2 * 21 * 3  # numbers of a frame in `X`
 

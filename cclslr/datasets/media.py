@@ -19,6 +19,7 @@ VIDEO_SUFFIXES = (
     ".m2ts", ".ogv", ".swf",
 )  # fmt: skip
 POSE_SUFFIXES = (".npz", ".npy")
+FRAME_SUFFIXES = (".jpg", ".jpeg")
 # What macOS, Windows, Synology and Linux leave in folders; names that begin with a dot need no list.
 SYSTEM_NAMES = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information",
@@ -44,14 +45,15 @@ class Files:
     repeated: int = 0  # names that several folders have
     skipped: list[str] = field(default_factory=list)  # hidden and system files and folders, and links that lead back
     others: Counter[str] = field(default_factory=Counter)  # files of other endings, by ending
+    frames: bool = False  # a folder of JPEGs counts as a file
 
     @classmethod
-    def walk(cls, folder: str | Path, suffixes: tuple[str, ...]) -> Files:
+    def walk(cls, folder: str | Path, suffixes: tuple[str, ...], frames: bool = False) -> Files:
         """Index `folder`; a folder that is not there is a `UserError`."""
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; give the one that holds the files")
-        files = cls(folder, suffixes)
+        files = cls(folder, suffixes, frames=frames)
         files._collect(folder, frozenset())
         files.paths.sort()
         for path in files.paths:
@@ -68,6 +70,9 @@ class Files:
             return
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
+        if self.frames and any(entry.name.lower().endswith(FRAME_SUFFIXES) for entry in listed):
+            self.paths.append(folder)
+            return
         for entry in listed:
             if entry.name.startswith(".") or entry.name in SYSTEM_NAMES:
                 self.skipped.append(entry.path)
@@ -80,7 +85,8 @@ class Files:
 
     def name(self, path: Path) -> str:
         """The relative path of a file without its suffix, with /."""
-        return path.relative_to(self.folder).with_suffix("").as_posix()
+        relative = path.relative_to(self.folder)
+        return (relative.with_suffix("") if relative.suffix.lower() in self.suffixes else relative).as_posix()
 
     def find(self, *names: str) -> Path | None:
         """The file of the first of `names` (no suffix) that has one: by its path under the folder; a bare name is found
@@ -151,7 +157,7 @@ class PoseFiles:
             path = self.files.find(name)
             if path is not None:
                 return str(path), None
-        return None, str(self.files.folder / f"{names[0]}.npz")
+        return None, str(self.files.folder / f"{names[0]}{self.files.suffixes[0]}")
 
 
 Clip = TypeVar("Clip")

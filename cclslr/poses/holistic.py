@@ -10,18 +10,7 @@ from cclslr.errors import UserError
 from cclslr.keypoints import CONFIDENT, NUM_WHOLEBODY
 from cclslr.poses.base import Backend, EstimatorOptions
 from cclslr.poses.person import choose, link
-
-# Where each of the 133 COCO-WholeBody points comes from.
-BODY = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)  # of the 33 pose landmarks: nose … ankles
-FEET = (31, 31, 29, 32, 32, 30)  # big toe, small toe, heel; MediaPipe has one toe
-FACE = (  # of the 468 mesh points: those that lie where the 68 points of the usual face annotation do
-    162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389,  # contour
-    71, 63, 105, 66, 107, 336, 296, 334, 293, 301,  # brows
-    168, 197, 5, 4, 75, 97, 2, 326, 305,  # nose
-    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,  # eyes
-    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,  # outer lip
-    78, 82, 13, 312, 308, 317, 14, 87,  # inner lip
-)  # fmt: skip
+from cclslr.shards.layouts import BODY, FACE, FEET
 
 
 class Holistic:
