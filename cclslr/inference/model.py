@@ -24,6 +24,7 @@ from cclslr.distributed import Process, pick_device
 from cclslr.errors import UserError
 from cclslr.inference.passes import over_clips
 from cclslr.inference.videos import find_videos, pack_videos
+from cclslr.inference.weights import WEIGHTS_NAME, read_weights
 from cclslr.models.ccl import Branches, ByModality
 from cclslr.models.classifier import Classifier, from_checkpoint, not_finetuned
 from cclslr.models.fusion import fuse, join
@@ -105,7 +106,8 @@ class Model:
         f: ByModality = {}
         logits: ByModality = {}
         if isinstance(self.network, Branches):
-            g, f = self.network(views)
+            embedded = {m: self.network.branch[m](x) for m, x in views.items()}  # one branch alone, too
+            g, f = ({m: pair[place] for m, pair in embedded.items()} for place in (0, 1))
         else:
             features = self.network.features(views)
             g = {m: F.normalize(x.float(), dim=1) for m, x in features.items()}
@@ -189,11 +191,15 @@ def load(path: str | Path, device: str = "auto", overrides: Sequence[str] = ()) 
     """Read a checkpoint of `cclslr train` or `cclslr finetune` for use.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, or a folder of weights that `cclslr export --format safetensors` wrote.
         device: auto (what its config says: a GPU where there is one), cpu or cuda.
         overrides: keys of its config, e.g. ["run.amp=fp32"].
 
     Raises:
         UserError: no such file, not a whole checkpoint, unknown keys.
     """
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".safetensors":
+        source = path / WEIGHTS_NAME if path.is_dir() else path
+        return Model(read_weights(path), str(source), device, overrides)
     return Model(checkpoint.load(path), str(path), device, overrides)

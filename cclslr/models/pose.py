@@ -217,7 +217,7 @@ class PoseEncoder(nn.Module):
                 body_BTJC = joints["body"]
                 wrists = body_BTJC[:, :, keypoints.LEFT_WRIST], body_BTJC[:, :, keypoints.RIGHT_WRIST]
                 hands = place_hand(hands[0], wrists[0]), place_hand(hands[1], wrists[1])
-            parts |= dict(zip(("left_hand", "right_hand"), self.groups["hand"](torch.cat(hands)).chunk(2)))
+            parts |= dict(zip(("left_hand", "right_hand"), self.groups["hand"](torch.cat(hands)).unflatten(0, (2, -1))))
         parts |= {name: encoder(joints[name]) for name, encoder in self.groups.items() if name != "hand"}
         streams = [
             stream(torch.cat([parts[part] for part in self.parts[name]], 2)) for name, stream in self.streams.items()

@@ -1,0 +1,1 @@
+"""Models that run elsewhere: graphs for other runtimes, weights as safetensors, and what goes with them."""
