@@ -64,6 +64,7 @@ def test_the_whole_set_from_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
             for repetition in range(5):
                 name = NAME.format(signer, label // 20 + 1, label % 20, repetition)[:-4]
                 files.paths.append(Path(f"videos/{label:03d}/{name}.mp4"))
+                files.by_path[f"{label:03d}/{name}"] = files.paths[-1]
     monkeypatch.setattr(slr500.Files, "walk", lambda folder, suffixes: files)
     result = load("--videos", "videos")
     assert result.report.splits == {"train": 90_000, "val": 0, "test": 35_000}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cclslr.datasets.base import Import, VideoFile
 from cclslr.datasets.lists import Ledger
@@ -29,6 +29,9 @@ class Listed(Generic[Label]):
     split: str
     signer: str | None
     videos: tuple[str, ...]  # what its video may be called under --videos, likeliest first, no suffix
+    poses: tuple[str, ...] = ()  # what its keypoint file may be called besides that
+    same: str | None = None  # rows that agree in it say one clip again; None: those that agree in the key
+    entry: Any = None  # what else the importer's `sources` wants to know of the row
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Published:
     signers: dict[str, int] = field(default_factory=dict)
     classes: int | None = None
     rows: int | None = None  # clips of all splits, where they are not published by split
+    explanation: str = "The list was edited"  # of other counts
 
 
 Sources = Callable[[Sequence[Found[Listed[int]]], Ledger], Sequence[ClipSource | str]]
@@ -55,7 +59,7 @@ def number_words(rows: Sequence[Listed[str]], ledger: Ledger) -> tuple[list[List
     classes = sorted({row.label for row in rows})
     labels = {word: label for label, word in enumerate(classes)}
     ledger.conventions["labels"] = "words, numbered in alphabetical order"
-    numbered = [Listed(row.where, row.key, labels[row.label], row.split, row.signer, row.videos) for row in rows]
+    numbered = [Listed(**vars(row) | {"label": labels[row.label]}) for row in rows]
     return numbered, classes
 
 
@@ -85,10 +89,10 @@ def import_listed(
     once = []
     for row in rows:
         ledger.count(row.split, row.label)
-        if not ledger.repeats(row.key, row.where, row.label, row.split):
+        if not ledger.repeats(row.key if row.same is None else row.same, row.where, row.label, row.split):
             once.append(row)
     if published.clips:
-        ledger.compare(published.clips, published.name)
+        ledger.compare(published.clips, published.name, published.explanation)
     if published.rows is not None:
         known = "as published" if total == published.rows else f"published: {published.rows:,}"
         ledger.notes.append(f"{published.name}: {total:,} clips, {known}")
@@ -97,7 +101,7 @@ def import_listed(
     _note_signers(once, ledger, published.signers)
     media = Media.walk(args) if media is None else media
     ledger.note_files(media.videos)
-    found = media.find(once, lambda row: (row.videos, (*row.videos, row.key)), ledger.missing)
+    found = media.find(once, lambda row: (row.videos, (*row.videos, *row.poses, row.key)), ledger.missing)
     for (row, _, _), source in zip(found, sources(found, ledger), strict=True):
         if isinstance(source, str):
             ledger.reject(row.where, source)
@@ -116,7 +120,7 @@ def _note_signers(rows: Sequence[Listed[int]], ledger: Ledger, published: dict[s
     """Say how many signers each split has, whether that is as published, and whether any is in two splits."""
     signers = {split: {row.signer for row in rows if row.split == split and row.signer} for split in SPLITS}
     counts = {split: len(ids) for split, ids in signers.items()}
-    if not any(counts.values()):
+    if not any(counts.values()) or "signers" in ledger.conventions:
         return
     shown = " / ".join(f"{split} {count}" for split, count in counts.items() if count)
     if published and counts != {split: published.get(split, 0) for split in SPLITS}:

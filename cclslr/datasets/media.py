@@ -202,7 +202,7 @@ class Media:
             video = None if self.videos is None else self.videos.find(*video_names)
             pose, gone = self.poses.find(*pose_names)
             if self.videos is not None and video is None:
-                missing.append(str(self.videos.folder / f"{video_names[0]}.mp4"))
+                missing.append(str(self.videos.folder / f"{video_names[0]}{''.join(self.videos.suffixes[:1])}"))
             elif gone is not None:
                 missing.append(gone)
             else:

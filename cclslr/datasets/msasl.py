@@ -9,16 +9,18 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cclslr.datasets.base import Import, Importer, VideoFile
+from cclslr.datasets.engine import Listed, Published, import_listed
 from cclslr.datasets.lists import Ledger, is_int, is_number
 from cclslr.datasets.media import Files, Found, Media, Probe, map_threads, probe_video
 from cclslr.errors import UserError
 from cclslr.files import read_json
-from cclslr.shards.format import SPLITS
+from cclslr.shards.format import SPLITS, ClipSource
 
 PUBLISHED = {
     100: {"train": 3790, "val": 1190, "test": 757},
@@ -65,9 +67,17 @@ class _Entry:
     signer: str | None
     box: tuple[float, float, float, float] | None  # x0, y0, x1, y1 as fractions
 
+    where: str  # file and row
+
     @property
     def key(self) -> str:
         return f"{self.split}_{self.index:05d}"
+
+    def listed(self, name: str) -> Listed[int]:
+        """As the engine wants it, where its video is called `name`."""
+        same = f"{self.split} {self.video_id} {self.start} {self.end} {self.label}"
+        names = (self.key, self.video_id)
+        return Listed(self.where, self.key, self.label, self.split, self.signer, (name,), names, same, self)
 
 
 def load(args: argparse.Namespace) -> Import:
@@ -79,38 +89,30 @@ def load(args: argparse.Namespace) -> Import:
     folder = Path(args.annotations)
     ledger = Ledger()
     classes = _classes(folder, args.subset)
-    entries, total = [], 0
+    entries: list[_Entry] = []
     for split in SPLITS:
         path = folder / f"MSASL_{split}.json"
-        if not path.is_file():
+        if path.is_file():
+            entries += _read_list(path, split, ledger, args.subset)
+        else:
             ledger.notes.append(f"{path.name} is not there: no {split} clips")
-            continue
-        listed, rows = _read_list(path, split, ledger, args.subset)
-        entries += listed
-        total += rows
-    if total == 0:
+    if not entries and not ledger.rejected:
         raise UserError(f"{folder}: no clip of MSASL{args.subset} in MSASL_{{train,val,test}}.json")
-    ledger.compare(PUBLISHED[args.subset], f"MSASL{args.subset}")
-    ledger.conventions["signers"] = "signer_id (222 people, none in two splits); the field signer is -1 where unknown"
-
     media = Media.walk(args)
-    ledger.note_repeated(media.videos)
-    template = None if media.videos is None else _choose_names(args.names, entries, media.videos, ledger)
+    template = "{key}" if media.videos is None else _choose_names(args.names, entries, media.videos, ledger)
+    rows = [entry.listed(_format(template, entry)) for entry in entries]
+    published = Published(f"MSASL{args.subset}", PUBLISHED[args.subset])
+    return import_listed(args, ledger, rows, classes, published, _sources, media)
 
-    def names(entry: _Entry) -> tuple[list[str], list[str]]:
-        name = entry.key if template is None else _format(template, entry)
-        return [name], [name, entry.key, entry.video_id]
 
-    found = media.find(entries, names, ledger.missing)
-    for (entry, video, pose), span in zip(found, _spans(found, ledger)):
-        if isinstance(span, str):
-            ledger.reject(entry.key, span)
-            continue
-        source = VideoFile(
-            path=None if video is None else str(video), pose=pose, box=entry.box, box_is_fraction=True, **span
-        )
-        ledger.add(entry.key, source, entry.label, classes[entry.label], entry.split, entry.signer)
-    return ledger.finish(total, classes)
+def _sources(found: Sequence[Found[Listed[int]]], ledger: Ledger) -> list[ClipSource | str]:
+    """The source of each clip, cut where its file is the whole download; or why it has none."""
+    return [
+        span
+        if isinstance(span, str)
+        else VideoFile(None if video is None else str(video), pose, box=row.entry.box, box_is_fraction=True, **span)
+        for (row, video, pose), span in zip(found, _spans(found, ledger), strict=True)
+    ]
 
 
 def _classes(folder: Path, subset: int) -> list[str]:
@@ -123,33 +125,31 @@ def _classes(folder: Path, subset: int) -> list[str]:
     return classes[:subset]
 
 
-def _read_list(path: Path, split: str, ledger: Ledger, subset: int) -> tuple[list[_Entry], int]:
-    """Entries below `subset` and the number of rows that have to be booked."""
+def _read_list(path: Path, split: str, ledger: Ledger, subset: int) -> list[_Entry]:
+    """Entries below `subset`."""
     document = read_json(path)
     if not isinstance(document, list):
         raise UserError(f"{path}: not a list of clips")
     ambiguous = _shared_seconds(document)
-    entries, total = [], 0
+    entries = []
     for index, row in enumerate(document):
         where = f"{path.name}, row {index}"
         label = row.get("label") if isinstance(row, dict) else None
         if not is_int(label) or not 0 <= label < 1000:
-            total += 1
             ledger.reject(where, f"label is {label!r}, not 0 to 999")
             continue
         if label >= subset:
             continue
-        total += 1
-        ledger.count(split, label)
-        entry = _entry(row, split, index, ambiguous)
+        entry = _entry(row, split, index, ambiguous, where)
         if isinstance(entry, str):
+            ledger.count(split, label)
             ledger.reject(where, entry)
-        elif not ledger.repeats(f"{split} {entry.video_id} {entry.start} {entry.end} {label}", where):
+        else:
             entries.append(entry)
-    return entries, total
+    return entries
 
 
-def _entry(row: dict[str, Any], split: str, index: int, ambiguous: set[tuple[Any, ...]]) -> _Entry | str:
+def _entry(row: dict[str, Any], split: str, index: int, ambiguous: set[tuple[Any, ...]], where: str) -> _Entry | str:
     """The checked line, or why it cannot be used."""
     video_id = youtube_id(row.get("url"))
     if video_id is None:
@@ -170,6 +170,7 @@ def _entry(row: dict[str, Any], split: str, index: int, ambiguous: set[tuple[Any
         end=float(end),
         signer=str(signer) if is_int(signer) else None,
         box=_box(row.get("box")),
+        where=where,
     )
 
 
@@ -206,7 +207,8 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
 
 
 def _format(names: str, entry: _Entry) -> str:
-    return names.format(id=entry.video_id, split=entry.split, index=entry.index, label=entry.label, text=entry.text)
+    fields = {"id": entry.video_id, "split": entry.split, "index": entry.index, "label": entry.label}
+    return names.format(text=entry.text, key=entry.key, **fields)
 
 
 def _choose_names(names: str | None, entries: list[_Entry], videos: Files, ledger: Ledger) -> str:
@@ -226,14 +228,15 @@ def _choose_names(names: str | None, entries: list[_Entry], videos: Files, ledge
     return best
 
 
-def _spans(found: list[Found[_Entry]], ledger: Ledger) -> list[dict[str, Any] | str]:
+def _spans(found: Sequence[Found[Listed[int]]], ledger: Ledger) -> list[dict[str, Any] | str]:
     """For each clip the span of its `VideoFile`, or why it has none."""
     paths = sorted({path for _, path, _ in found if path is not None})
     probes = dict(zip(paths, map_threads(probe_video, paths)))
     users = Counter(path for _, path, _ in found if path is not None)
     votes: Counter[str] = Counter()
     spans: list[dict[str, Any] | str] = []
-    for entry, path, _ in found:
+    for row, path, _ in found:
+        entry = row.entry
         probe = None if path is None else probes[path]
         if path is None or probe is None:  # poses alone; or unreadable, which packing reports with the decoder's reason
             votes["unreadable"] += path is not None

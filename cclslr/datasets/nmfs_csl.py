@@ -10,19 +10,25 @@ import argparse
 import csv
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from cclslr.datasets.base import Import, Importer
+from cclslr.datasets.engine import Listed, Published, import_listed
 from cclslr.datasets.frames import FrameFolder
 from cclslr.datasets.lists import Ledger, clean_key, numbered_lines, split_lists
-from cclslr.datasets.media import PoseFiles, map_threads, sample
+from cclslr.datasets.media import Files, Found, Media, PoseFiles, map_threads, sample
 from cclslr.errors import UserError
+from cclslr.shards.format import ClipSource
 
 CLASSES = 1067
-PUBLISHED = {"train": 25_608, "val": 0, "test": 6_402}
+PUBLISHED = Published(
+    "NMFs-CSL", {"train": 25_608, "val": 0, "test": 6_402},
+    explanation="Part of the set is not in it, or the lists were edited",
+)  # fmt: skip
 _LISTS = {"train": ("uni_trainlist01.csv", "trainlist01.txt"), "test": ("uni_testlist01.csv", "testlist01.txt")}
 
 
@@ -62,53 +68,44 @@ def load(args: argparse.Namespace) -> Import:
     if not videos.is_dir():
         raise UserError(f"{videos} is not a folder; --videos takes jpg_video")
     ledger = Ledger()
-    lines, total = _read_lists(Path(args.annotations), ledger)
+    lines = _read_lists(Path(args.annotations), ledger)
     offset = _label_base(lines, ledger, Path(args.annotations))
-    poses = PoseFiles.walk(args.poses)
-    classes = [f"class {label}" for label in range(CLASSES)]
-    folders = _clip_folders(videos)
-    used: set[int] = set()
+    rows = []
     for line in lines:
         label = _label(line, offset)
         if label is None or not 0 <= label < CLASSES:
             ledger.reject(line.where, f"no label of 0 to {CLASSES - 1} in {line.path!r}")
-            continue
-        used.add(label)
-        ledger.count(line.split, label)
-        if ledger.repeats(line.path, line.where):
-            continue
-        key = clean_key(line.path.replace("/", "_"))
-        pose, missing = poses.find(line.path, key)
-        if line.path not in folders:
-            ledger.missing.append(str(videos / line.path))
-        elif missing is not None:
-            ledger.missing.append(missing)
         else:
-            clip = FrameFolder(str(folders[line.path]), pose, args.fps)
-            ledger.add(key, clip, label, None, line.split)
+            key = clean_key(line.path.replace("/", "_"))
+            rows.append(Listed(line.where, key, label, line.split, None, (line.path,), same=line.path))
+    used = {row.label for row in rows}
     if len(used) < CLASSES:
         ledger.notes.append(f"labels span {len(used)} of the {CLASSES} classes")
-    ledger.compare(PUBLISHED, "NMFs-CSL", "Part of the set is not in it, or the lists were edited")
-    _report_sizes([Path(row.source.path) for row in ledger.rows if isinstance(row.source, FrameFolder)], ledger)
-    return ledger.finish(total, classes)
+
+    def sources(found: Sequence[Found[Listed[int]]], ledger: Ledger) -> list[ClipSource | str]:
+        _report_sizes([video for _, video, _ in found if video is not None], ledger)
+        return [FrameFolder(str(video), pose, args.fps) for _, video, pose in found]
+
+    media = Media(Files(videos, (), by_path=_clip_folders(videos)), PoseFiles.walk(args.poses))
+    classes = [f"class {label}" for label in range(CLASSES)]
+    found = import_listed(args, ledger, rows, classes, PUBLISHED, sources, media)
+    return replace(found, rows=[replace(row, gloss=None) for row in found.rows])  # the lists have no words
 
 
-def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
+def _read_lists(folder: Path, ledger: Ledger) -> list[_Line]:
     lines: list[_Line] = []
-    total = 0
     for split, path in split_lists(folder, _LISTS, ledger):
         for place, (number, text) in enumerate(numbered_lines(path)):
             where = f"{path.name}, line {number}"
             cells = _cells(text, path.suffix == ".csv")
             if place == 0 and path.suffix == ".csv" and cells[0] == "file":
                 continue
-            total += 1
             line = _line(where, cells, split)
             if isinstance(line, str):
                 ledger.reject(where, line)
             else:
                 lines.append(line)
-    return lines, total
+    return lines
 
 
 def _cells(text: str, is_csv: bool) -> list[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from cclslr.datasets.base import Import, Importer, VideoFile
+from cclslr.datasets.base import Import, Importer
+from cclslr.datasets.engine import Listed, Published, bare_name, import_listed
 from cclslr.datasets.lists import Ledger, numbered_lines
 from cclslr.datasets.media import Files, Media
 from cclslr.errors import UserError
@@ -80,12 +82,12 @@ def load(args: argparse.Namespace) -> Import:
     media = Media.walk(args)
     videos, poses = media.videos, media.poses.files
     if args.annotations is not None:
-        lines, total = _read_lists(Path(args.annotations), ledger)
+        lines = _read_lists(Path(args.annotations), ledger)
         source = f"the lists in {args.annotations}"
     else:
         files = videos if videos is not None else poses
         assert files is not None
-        lines, total = _read_folder(files, ledger)
+        lines = _read_folder(files, ledger)
         source = f"the names of the files in {files.folder}"
     if not lines:
         raise UserError(f"{source}: nothing is called P<signer>_<group>_<index>_<repetition>, as P01_25_19_2 is")
@@ -98,27 +100,22 @@ def load(args: argparse.Namespace) -> Import:
         _split_by_signer(lines, train_signers, first=0 if 0 in signers else 1)
     labels = _labels(lines, ledger)
     glosses = _glosses(args.annotations, lines, labels)
-    index_of_videos = _by_name(videos)
-    index_of_poses = _by_name(poses)
+    index_of_videos, index_of_poses = _by_name(videos), _by_name(poses)
+    rows = []
     for line, label in zip(lines, labels):
         if isinstance(label, str):
             ledger.reject(line.where, label)
             continue
         assert line.split is not None
-        ledger.count(line.split, label)
-        key = f"P{line.name.signer:02d}_{line.name.group:02d}_{line.name.index:02d}_{line.name.repetition}"
-        if ledger.repeats(key, line.where):
-            continue
-        video, pose = index_of_videos.get(line.name), index_of_poses.get(line.name)
-        if videos is not None and video is None:
-            ledger.missing.append(str(videos.folder / line.path))
-        elif poses is not None and pose is None:
-            ledger.missing.append(str(poses.folder / Path(line.path).with_suffix(".npz")))
-        else:
-            clip = VideoFile(path=None if video is None else str(video), pose=None if pose is None else str(pose))
-            ledger.add(key, clip, label, glosses[label], line.split, f"P{line.name.signer:02d}")
-    _report_split(lines, ledger)
-    return ledger.finish(total, glosses)
+        name, listed = line.name, bare_name(line.path)
+        key = f"P{name.signer:02d}_{name.group:02d}_{name.index:02d}_{name.repetition}"
+        names = (index_of_videos.get(name, listed),), (index_of_poses.get(name, listed),)
+        rows.append(Listed(line.where, key, label, line.split, f"P{name.signer:02d}", *names))
+    _report_signers(lines, ledger)
+    counts = Counter(row.split for row in rows)
+    explanation = _EXPLAINED.get((counts["train"], counts["test"]), _UNEXPLAINED)
+    published = Published("SLR500", PUBLISHED, explanation=explanation)
+    return import_listed(args, ledger, rows, glosses, published, media=media)
 
 
 def _parse(path: str) -> _Name | None:
@@ -134,9 +131,9 @@ def _line(where: str, path: str, split: str | None, gloss: str | None) -> _Line 
     return _Line(where, path, name, split, gloss, int(folder) if re.fullmatch(r"\d{1,6}", folder) else None)
 
 
-def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
+def _read_lists(folder: Path, ledger: Ledger) -> list[_Line]:
     """The rows of split.{train,val,test}.csv; the header is optional."""
-    lines, total, lists = [], 0, 0
+    lines, lists = [], 0
     for split in ("train", "val", "test"):
         path = folder / f"split.{split}.csv"
         if not path.is_file():
@@ -150,7 +147,6 @@ def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
                 ledger.notes.append(f"{path.name}, line {number}: {error}")
             if place == 0 and cells[0] == "video_path":
                 continue
-            total += 1
             where = f"{path.name}, line {number}"
             line = _line(where, cells[0].replace("\\", "/"), split, cells[1] if len(cells) > 1 else None)
             if line is None:
@@ -159,10 +155,10 @@ def _read_lists(folder: Path, ledger: Ledger) -> tuple[list[_Line], int]:
                 lines.append(line)
     if not lists:
         raise UserError(f"{folder}: neither split.train.csv nor split.test.csv is in it")
-    return lines, total
+    return lines
 
 
-def _read_folder(files: Files, ledger: Ledger) -> tuple[list[_Line], int]:
+def _read_folder(files: Files, ledger: Ledger) -> list[_Line]:
     """One row a file; files of other names (depth, skeletons) are rejected, not lost."""
     lines = []
     for path in files.paths:
@@ -171,7 +167,7 @@ def _read_folder(files: Files, ledger: Ledger) -> tuple[list[_Line], int]:
             ledger.reject(str(path), "is not called P<signer>_<group>_<index>_<repetition>")
         else:
             lines.append(line)
-    return lines, len(files.paths)
+    return lines
 
 
 def _split_by_signer(lines: list[_Line], train_signers: int, first: int) -> None:
@@ -221,17 +217,20 @@ def _glosses(annotations: str | None, lines: list[_Line], labels: list[int | str
     return glosses
 
 
-def _by_name(files: Files | None) -> dict[_Name, Path]:
-    index: dict[_Name, Path] = {}
-    for path in [] if files is None else files.paths:
+def _by_name(files: Files | None) -> dict[_Name, str]:
+    """The relative path of each file, without its suffix, by the numbers of its name."""
+    index: dict[_Name, str] = {}
+    if files is None:
+        return index
+    for path in files.paths:
         name = _parse(path.name)
         if name is not None:
-            index.setdefault(name, path)
+            index.setdefault(name, files.name(path))
     return index
 
 
-def _report_split(lines: list[_Line], ledger: Ledger) -> None:
-    """Say which of the two conventions the split follows, from the signers and from the counts."""
+def _report_signers(lines: list[_Line], ledger: Ledger) -> None:
+    """Say which of the two conventions the split follows."""
     signers = {
         split: sorted({line.name.signer for line in lines if line.split == split}) for split in ("train", "test")
     }
@@ -248,7 +247,6 @@ def _report_split(lines: list[_Line], ledger: Ledger) -> None:
         elif len(train) == boundary == TRAIN_SIGNERS - 1:
             convention += "; 35 / 15 signers: P36 tests here, but trains in the published split (--train-signers 36)"
     ledger.conventions["signers"] = convention
-    ledger.compare(PUBLISHED, "SLR500", _EXPLAINED.get((ledger.splits["train"], ledger.splits["test"]), _UNEXPLAINED))
 
 
 IMPORTER = Importer(

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cclslr.datasets.base import Import, Importer, VideoFile
+from cclslr.datasets.engine import Listed, Published, import_listed
 from cclslr.datasets.lists import Ledger, clean_key, is_int, is_number, read_lines
-from cclslr.datasets.media import Media, Probe, map_threads, probe_video, sample
+from cclslr.datasets.media import Found, Media, Probe, map_threads, probe_video, sample
 from cclslr.errors import UserError
 from cclslr.files import read_json
-from cclslr.shards.format import SPLITS
+from cclslr.shards.format import SPLITS, ClipSource
 
 FPS = 25.0  # of the list's frame numbers
 PUBLISHED = {
@@ -57,31 +59,28 @@ def load(args: argparse.Namespace) -> Import:
     document = read_json(path)
     ledger = Ledger()
     if isinstance(document, list):
-        entries, total, classes = _read_v03(document, ledger, args.subset)
+        rows, classes = _read_v03(document, ledger, args.subset)
     elif isinstance(document, dict):
-        entries, total, classes = _read_nslt(document, ledger, args.subset, path)
+        rows, classes = _read_nslt(document, ledger, args.subset, path)
     else:
         raise UserError(f"{path}: neither WLASL_v0.3.json (a list of glosses) nor nslt_K.json (ids to subsets)")
-    if total == 0:
+    if not rows and not ledger.rejected:
         raise UserError(f"{path}: no instance of WLASL{args.subset} in it")
-    ledger.compare(PUBLISHED[args.subset], f"WLASL{args.subset}")
-    _note_extras(ledger, path, entries)
+    _note_extras(ledger, path, {row.entry.video_id for row in rows})
+    published = Published(f"WLASL{args.subset}", PUBLISHED[args.subset])
+    return import_listed(args, ledger, rows, classes, published, _sources)
 
-    media = Media.walk(args)
-    ledger.note_repeated(media.videos)
-    found = media.find(entries, lambda entry: ([entry.video_id], [entry.video_id]), ledger.missing)
-    keep_boxes = _boxes_fit([(entry, video) for entry, video, _ in found if video is not None], ledger)
-    spans = _spans([(entry, video) for entry, video, _ in found], ledger)
-    for (entry, video, pose), span in zip(found, spans):
-        source = VideoFile(
-            path=None if video is None else str(video),
-            pose=pose,
-            box=entry.box if keep_boxes else None,
-            fps=FPS,
-            **span,
+
+def _sources(found: Sequence[Found[Listed[int]]], ledger: Ledger) -> list[ClipSource | str]:
+    """The source of each clip: its file, cut where it is the source video, with the signer's box where boxes fit."""
+    pairs = [(row.entry, video) for row, video, _ in found]
+    keep_boxes = _boxes_fit([(entry, video) for entry, video in pairs if video is not None], ledger)
+    return [
+        VideoFile(
+            None if video is None else str(video), pose, box=row.entry.box if keep_boxes else None, fps=FPS, **span
         )
-        ledger.add(clean_key(entry.video_id), source, entry.label, classes[entry.label], entry.split, entry.signer)
-    return ledger.finish(total, classes)
+        for (row, video, pose), span in zip(found, _spans(pairs, ledger), strict=True)
+    ]
 
 
 class _Entry:
@@ -96,6 +95,11 @@ class _Entry:
         signer = instance.get("signer_id")
         self.signer = str(signer) if is_int(signer) else None
         self.box = _box(instance.get("bbox"))
+
+    def listed(self, where: str) -> Listed[int]:
+        """As the engine wants it."""
+        key, names = clean_key(self.video_id), (self.video_id,)
+        return Listed(where, key, self.label, self.split, self.signer, names, same=self.video_id, entry=self)
 
 
 def _box(value: Any) -> tuple[float, float, float, float] | None:
@@ -119,52 +123,43 @@ def _problem(instance: Any) -> str | None:
     return None
 
 
-def _read_v03(document: list[Any], ledger: Ledger, subset: int) -> tuple[list[_Entry], int, list[str]]:
-    """Entries, number of rows, glosses. A class is the place of its gloss in the file."""
-    entries: list[_Entry] = []
+def _read_v03(document: list[Any], ledger: Ledger, subset: int) -> tuple[list[Listed[int]], list[str]]:
+    """Rows and glosses. A class is the place of its gloss in the file."""
+    rows: list[Listed[int]] = []
     classes: list[str] = []
-    total = 0
     for label, gloss in enumerate(document[:subset]):
         where = f"gloss {label}"
         named = isinstance(gloss, dict) and isinstance(gloss.get("gloss"), str)
         classes.append(gloss["gloss"] if named else f"class {label}")
         instances = gloss.get("instances") if isinstance(gloss, dict) else None
         if not isinstance(instances, list):
-            total += 1
             ledger.reject(where, "has no list of instances")
             continue
         for number, instance in enumerate(instances):
-            total += 1
-            problem = _problem(instance)
+            problem, place = _problem(instance), f"{where} ({classes[-1]}), instance {number}"
             if problem is not None:
-                ledger.reject(f"{where} ({classes[-1]}), instance {number}", problem)
-                continue
-            entry = _Entry(label, instance)
-            ledger.count(entry.split, label)
-            if not ledger.repeats(entry.video_id, f"{entry.video_id} in {where} ({classes[-1]}), instance {number}"):
-                entries.append(entry)
-    return entries, total, classes
+                ledger.reject(place, problem)
+            else:
+                rows.append(_Entry(label, instance).listed(f"{instance['video_id']} in {place}"))
+    return rows, classes
 
 
 def _read_nslt(
     document: dict[str, Any], ledger: Ledger, subset: int, path: Path
-) -> tuple[list[_Entry], int, list[str]]:
+) -> tuple[list[Listed[int]], list[str]]:
     """The same from nslt_K.json: {video_id: {subset, action: [class, start, end]}}; glosses from the class list."""
     classes = _class_list(path.with_name("wlasl_class_list.txt"), subset)
-    entries: list[_Entry] = []
-    total = 0
+    rows: list[Listed[int]] = []
     for video_id, value in document.items():
         if video_id in ONLY_NSLT:
             continue
         action = value.get("action") if isinstance(value, dict) else None
         where = f"entry {video_id}"
         if not isinstance(action, list) or len(action) != 3 or not is_int(action[0]) or action[0] < 0:
-            total += 1
             ledger.reject(where, "action is not [class, start, end]")
             continue
         if action[0] >= subset:
             continue
-        total += 1
         # With start 1 the end is the length of an already cut file, which the file itself knows better.
         instance = {
             "video_id": video_id,
@@ -176,9 +171,8 @@ def _read_nslt(
         if problem is not None:
             ledger.reject(where, problem)
             continue
-        ledger.count(instance["split"], action[0])
-        entries.append(_Entry(action[0], instance))
-    return entries, total, classes
+        rows.append(_Entry(action[0], instance).listed(where))
+    return rows, classes
 
 
 def _class_list(path: Path, subset: int) -> list[str]:
@@ -190,9 +184,8 @@ def _class_list(path: Path, subset: int) -> list[str]:
     return classes[:subset]
 
 
-def _note_extras(ledger: Ledger, path: Path, entries: list[_Entry]) -> None:
+def _note_extras(ledger: Ledger, path: Path, ids: set[str]) -> None:
     """Say which ids only an nslt list has; people look for their videos in vain."""
-    ids = {entry.video_id for entry in entries}
     for list_path in [path] if path.name.startswith("nslt") else sorted(path.parent.glob("nslt_*.json")):
         document = read_json(list_path)
         extras = sorted(ONLY_NSLT & set(document) - ids) if isinstance(document, dict) else []
