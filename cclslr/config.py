@@ -35,6 +35,10 @@ class DataConfig:
     labels_per_class: int | None = key(
         None, "few-label fine-tuning: so many clips of each class, chosen by hash", low=1
     )
+    order: str = key(
+        "auto", "how clips are shuffled; auto: sorted up to 4,194,304, then network",
+        choices=("auto", "sorted", "network"),
+    )  # fmt: skip
     backend: str = key(
         "auto", "who makes RGB views; auto: measured on a GPU, numba on a CPU",
         choices=("auto", *names("cclslr.data.backends")),

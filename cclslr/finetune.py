@@ -210,7 +210,7 @@ def calibrate(cfg: FinetuneConfig, shards: ShardSet, plan: Plan, process: Proces
     if not len(held):
         raise UserError("fuse=calibrated holds out a fifth of each class's clips: it needs classes of three or more")
     part = replace(cfg, run=replace(cfg.run, dir=str(Path(cfg.run.dir) / "held_out")), report="last")
-    of_part = Plan(kept, cfg.optim.batch, cfg.run.seed, shards.dataset_ids[kept], cfg.data.weights)
+    of_part = Plan(kept, cfg.optim.batch, cfg.run.seed, shards.dataset_ids[kept], cfg.data.weights, cfg.data.order)
     learner = train(part, shards, of_part, process, None)
     scored = evaluate(learner.classifier, learner.classes, part, cfg.data.split, process)
     rows_N = torch.isin(scored.clip_ids, torch.from_numpy(held))

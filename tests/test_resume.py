@@ -52,10 +52,10 @@ def test_a_lower_max_steps_leaves_the_checkpoint_as_it_is(shards, pre):
     assert checkpoint.load(pre / "last.pt")["step"] == 3
 
 
-@pytest.mark.parametrize("key", ["run.seed=1", "optim.batch=4"])
-def test_another_seed_or_batch_is_refused(shards, pre, key):
+@pytest.mark.parametrize("key", ["run.seed=1", "optim.batch=4", "data.order=network"])
+def test_another_seed_batch_or_order_is_refused(shards, pre, key):
     name, value = key.split("=")
-    with pytest.raises(ValueError, match=rf"{name}=\d+, this run has {value}"):
+    with pytest.raises(ValueError, match=rf"{name}=\w+, this run has {value}"):
         train_here(pre, shards, key)
 
 

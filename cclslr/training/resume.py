@@ -15,7 +15,7 @@ from cclslr.errors import UserError
 from cclslr.keys import list_keys
 from cclslr.training.learner import Learner
 
-FIXED = ("run.seed", "optim.batch")  # with another one, "step 1000" would mean other clips
+FIXED = ("run.seed", "optim.batch", "data.order")  # with another one, "step 1000" would mean other clips
 
 
 @dataclass
