@@ -10,23 +10,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 from rich.table import Table
 
-import cclslr
 from cclslr.cli import command_parser
 from cclslr.console import console
-from cclslr.distributed import Process
-from cclslr.errors import BadClip, UserError
-from cclslr.inference.embed import checksum, describe, embed_here
-from cclslr.inference.features import FeatureSet, read_features
-from cclslr.inference.model import Model
+from cclslr.errors import UserError
+from cclslr.inference.dictionary import Frames, default_feature, file_frames, open_index, searchable
+from cclslr.inference.features import FeatureSet
 from cclslr.inference.retrieval import Hit, search
 from cclslr.inspect.contact import save_png
 from cclslr.inspect.hits import Strip, draw_strips
 from cclslr.predict import add_pose_arguments
-from cclslr.shards.decode import decode_file
-from cclslr.shards.reader import ShardSet
 
 GROUP, PLACE = "use", 4
 
@@ -56,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.top < 1:
         raise UserError("--top must be at least 1")
     model, index = open_index(args.index, args.checkpoint, args.split, args.overrides)
-    name = args.feature or ("g_fused" if "g_fused" in index.values else f"g_{model.modalities[0]}")
+    name = args.feature or default_feature(model, index)
     kind, _, branch = name.partition("_")
     embedded = model.embed(args.video, args.pose, args.estimator)
     query_D = {"g": embedded.g, "f": embedded.f}.get(kind, {}).get(branch)
@@ -73,74 +67,11 @@ def main(argv: list[str] | None = None) -> None:
         console.print(f"written: {args.out}", soft_wrap=True)
 
 
-def open_index(
-    path: Path, checkpoint: Path | None, split: str | None, overrides: list[str]
-) -> tuple[Model, FeatureSet]:
-    """The model and the clips to search.
-
-    Raises:
-        UserError: no checkpoint, another than that of the features, no clip of the split.
-    """
-    if path.is_dir():
-        if checkpoint is None:
-            raise UserError(f"{path} is a data set: give --checkpoint, or a feature file of it")
-        model = cclslr.load(checkpoint, overrides=overrides)
-        shards = ShardSet([str(path)], split)
-        about = describe(model, shards, {"shards": [str(path.resolve())], "split": split})
-        return model, embed_here(model, shards, Process(0, 1, model.device), about)
-    index = read_features(path)
-    if split is not None:
-        index = index.chosen(np.array(index.splits) == split)
-    if not len(index):
-        raise UserError(f"{path}: no clip of split {split!r}")
-    model = cclslr.load(checkpoint or index.about["checkpoint"], overrides=overrides)
-    if checksum(model.source) != index.about["checkpoint_sha256"]:
-        raise UserError(
-            f"{model.source} is not the checkpoint that {path} was made with; give that one with --checkpoint, or make "
-            "the feature file again with cclslr embed"
-        )
-    return model, index
-
-
-def searchable(index: FeatureSet) -> list[str]:
-    return [name for name in index.values if not name.startswith("logits_")]
-
-
 def strips(video: Path, index: FeatureSet, hits: list[Hit]) -> list[Strip]:
     """The rows of the sheet: the video, then what was found."""
-    found = [Strip(f"asked: {video.name}", _file_frames(video))]
-    shards = _shards(index)
-    places = {} if shards is None else shards.rows.find({index.keys[hit.row] for hit in hits})
+    found, frames = [Strip(f"asked: {video.name}", file_frames(video))], Frames(index)
     for number, hit in enumerate(hits, 1):
         key = index.keys[hit.row]
         about = [f"{number}.", index.glosses[hit.row], f"{hit.score:.3f}", key, index.signers[hit.row]]
-        frames = None
-        if shards is not None and key in places:
-            frames = _packed_frames(shards, places[key])
-        elif key in index.about.get("videos", {}):
-            frames = _file_frames(Path(index.about["videos"][key]))
-        found.append(Strip("  ".join(filter(None, about)), frames))
+        found.append(Strip("  ".join(filter(None, about)), frames.of(key)))
     return found
-
-
-def _shards(index: FeatureSet) -> ShardSet | None:
-    """The data sets that the index is of, if they are still there."""
-    try:
-        return ShardSet(index.about["shards"]) if "shards" in index.about else None
-    except (OSError, UserError):
-        return None
-
-
-def _packed_frames(shards: ShardSet, clip_id: int) -> np.ndarray | None:
-    try:
-        video = shards.read(clip_id, ("video",)).video
-        return None if video is None else shards.codec(clip_id).decode(video)
-    except BadClip:
-        return None
-
-
-def _file_frames(path: Path) -> np.ndarray | None:
-    try:
-        return decode_file(path).frames_THWC
-    except BadClip:
-        return None

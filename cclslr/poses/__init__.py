@@ -9,9 +9,29 @@ from pathlib import Path
 
 import numpy as np
 
-from cclslr.poses.base import DEFAULT, Backend, Estimator, EstimatorOptions, backends, complete, find_backend
+from cclslr.poses.base import (
+    DEFAULT,
+    Backend,
+    Estimator,
+    EstimatorOptions,
+    FrameEstimator,
+    backends,
+    complete,
+    find_backend,
+    follow,
+)
 
-__all__ = ["Backend", "Estimator", "EstimatorOptions", "backends", "complete", "estimate", "open_estimator"]
+__all__ = [
+    "Backend",
+    "Estimator",
+    "EstimatorOptions",
+    "FrameEstimator",
+    "backends",
+    "complete",
+    "estimate",
+    "follow",
+    "open_estimator",
+]
 
 
 def open_estimator(options: EstimatorOptions) -> Estimator:

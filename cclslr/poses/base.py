@@ -45,6 +45,37 @@ class Estimator(Protocol):
         ...
 
 
+class FrameEstimator(Protocol):
+    """Keypoints of frames as a camera gives them, one after the other."""
+
+    def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
+        """uint8 RGB (H, W, 3) → float32 (133, 3), as `Estimator`; may remember the frames before."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+class OneByOne:
+    """`FrameEstimator` of an estimator that has none of its own: each frame is a clip."""
+
+    def __init__(self, estimator: Estimator) -> None:
+        self._estimator = estimator
+
+    def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
+        return self._estimator(frame_HWC[None])[0]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def follow(estimator: Estimator) -> FrameEstimator:
+    """What estimates the frames of a camera: the estimator's own `follow`, where it has one."""
+    own = getattr(estimator, "follow", None)
+    return OneByOne(estimator) if own is None else own()
+
+
 @dataclass(frozen=True)
 class Backend:
     """One estimator: an entry of the table that `cclslr poses`, `cclslr predict` and the tests share."""

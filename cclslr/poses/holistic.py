@@ -39,6 +39,24 @@ class Holistic:
             keypoints_TKC = np.stack([to_wholebody(model.process(frame), width, height) for frame in frames_THWC])
         return keep_one_person(keypoints_TKC, width, height)
 
+    def follow(self) -> Following:
+        """See `FrameEstimator`: one graph for all frames, which looks for the person where it was before."""
+        return Following(self._open(static_image_mode=False, model_complexity=1))
+
+
+class Following:
+    """`FrameEstimator` of an open Holistic."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
+        height, width, _ = frame_HWC.shape
+        return to_wholebody(self._model.process(np.ascontiguousarray(frame_HWC)), width, height)
+
+    def close(self) -> None:
+        self._model.close()
+
 
 def to_wholebody(result: Any, width: int, height: int) -> np.ndarray:
     """The 133 points of one frame of Holistic: float32 (133, 3), x and y in pixels, confidence."""
