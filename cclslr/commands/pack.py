@@ -20,9 +20,10 @@ from cclslr.console import console
 from cclslr.datasets.base import Import, importers
 from cclslr.errors import ExitCode, UserError
 from cclslr.files import atomic_write, write_json
+from cclslr.poses.base import EstimatorOptions, backends, complete
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.crop import CROPS
-from cclslr.shards.format import BadClip
+from cclslr.shards.format import BadClip, ManifestRow
 from cclslr.shards.info import equal_glosses
 from cclslr.shards.pack import NothingPacked, pack
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
@@ -38,6 +39,7 @@ EXAMPLES = """\
 examples:
   cclslr pack synthetic --out shards/synth --classes 20
   cclslr pack folder my_signs --out shards/mine --codec jpeg
+  cclslr pack folder my_signs --out shards/mine --estimate mediapipe     videos alone: keypoints are made first
   cclslr pack csv clips.csv --out shards/mine --test-share 0.2 --workers 8
   cclslr pack wlasl --annotations WLASL --videos WLASL/videos --poses poses --subset 300 --out shards/wlasl300
   cclslr pack wlasl --help                     the options of one importer
@@ -91,6 +93,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask-options", nargs="+", default=[], metavar="KEY=VALUE",
         help="of --masks, where they differ: options of cclslr masks, e.g. method=flow threshold=absolute",
     )  # fmt: skip
+    group.add_argument(
+        "--estimate", choices=backends(), metavar="BACKEND",
+        help=f"estimate the keypoints of clips that have none, by {' or '.join(backends())}; kept in OUT.poses",
+    )  # fmt: skip
     group.add_argument("--report", metavar="FILE", help="write the report as JSON")
     group.add_argument("--dry-run", action="store_true", help="stop after the report")
 
@@ -135,9 +141,13 @@ def main(argv: list[str] | None = None) -> int:
     if not found.rows:
         show_rejected(refused)
         raise UserError("no clip to pack; see the report above")
+    rows = found.rows
+    if args.estimate is not None:
+        rows, failed = estimate_keypoints(rows, args)
+        refused += failed
     try:
         result = pack(
-            found.rows,
+            rows,
             args.out,
             options,
             classes=found.classes,
@@ -156,8 +166,8 @@ def main(argv: list[str] | None = None) -> int:
         make_masks(args.out, mask_settings(args.mask_options), args.workers, args.scheduler)
     if result.without_keypoints:
         console.print(
-            f"{result.without_keypoints:,} clips have no keypoints; training with pose refuses them (cclslr poses makes"
-            " keypoints, model.modalities=[rgb] does without)",
+            f"{result.without_keypoints:,} clips have no keypoints; training with pose refuses them (--estimate "
+            "mediapipe makes keypoints, model.modalities=[rgb] does without)",
             style="yellow", soft_wrap=True,
         )  # fmt: skip
     show_rejected(result.rejected)
@@ -170,6 +180,15 @@ def show_rejected(rejected: list[Rejected]) -> None:
     """Print why clips were rejected, with what to do."""
     for line in in_lines(rejected):
         console.print(line, soft_wrap=True)
+
+
+def estimate_keypoints(rows: list[ManifestRow], args: argparse.Namespace) -> tuple[list[ManifestRow], list[Rejected]]:
+    """The rows with keypoints; what was estimated lies beside the data set, and is not estimated again."""
+    from cclslr.datasets.estimate import with_keypoints
+
+    out = Path(args.out)
+    folder, options = out.with_name(f"{out.name}.poses"), complete(EstimatorOptions(backend=args.estimate))
+    return with_keypoints(rows, folder, options, args.workers, args.scheduler)
 
 
 # Imported within: the worker processes import this file too, and most of them make no masks.
