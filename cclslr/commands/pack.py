@@ -8,6 +8,7 @@ command continues where it was. The same input gives the same bytes, whatever th
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from cclslr.datasets.base import Import, importers
 from cclslr.errors import ExitCode, UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.poses.base import EstimatorOptions, backends, complete
+from cclslr.shards import reshard
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.crop import CROPS
 from cclslr.shards.format import BadClip, ManifestRow
@@ -45,6 +47,8 @@ examples:
   cclslr pack wlasl --help                     the options of one importer
   cclslr pack msasl ... --dry-run --report msasl.json
   cclslr pack slr500 ... --scheduler tcp://head:8786     on a cluster, see docs/cluster.md
+  cclslr pack --from shards/a --out shards/b --clips-per-shard 1000       packed clips in other shards; --from --help
+  cclslr pack --from shards/a shards/b --out shards/ab                    two sets as one, without decoding
 """
 
 
@@ -101,7 +105,41 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dry-run", action="store_true", help="stop after the report")
 
 
+def from_packed(argv: list[str]) -> int:
+    """`cclslr pack --from`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="cclslr pack", description=reshard.__doc__, formatter_class=raw)
+    parser.add_argument("--from", dest="sources", nargs="+", required=True, metavar="SET", help="packed sets, or URLs")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the new set")
+    per_shard = PackOptions().clips_per_shard
+    parser.add_argument("--clips-per-shard", type=int, default=per_shard, metavar="N", help=f"default {per_shard}")
+    parser.add_argument("--prefix", action="store_true", help="put the name of its set before each key")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default 1)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        raise UserError(f"--workers is {args.workers}; choose at least 1")
+    result = reshard.reshard(
+        args.sources,
+        args.out,
+        args.clips_per_shard,
+        prefix=args.prefix,
+        workers=args.workers,
+        scheduler=args.scheduler,
+    )
+    if result.shards_reused:
+        console.print(f"{result.shards_reused} shards were already there")
+    show_rejected(result.rejected)
+    rejected = len(result.rejected)
+    reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
+    console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
+    return ExitCode.SOME_BAD if rejected else ExitCode.DONE
+
+
 def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.split("=")[0] == "--from" for word in words):
+        return from_packed(words)
     args = parse(argv)
     if args.workers < 1:
         raise UserError(f"--workers is {args.workers}; choose at least 1")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -37,6 +39,45 @@ class ShardTask:
     options: PackOptions
     fingerprint: str
 
+    @property
+    def clips(self) -> int:
+        """How many it is to hold."""
+        return len(self.rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """Of its clips, in order."""
+        return [row.key for row in self.rows]
+
+
+class Task(Protocol):
+    """What is asked of a task here, whatever it builds its shard from."""
+
+    @property
+    def name(self) -> str:
+        """Of the shard."""
+        ...
+
+    @property
+    def folder(self) -> str:
+        """Of the data set."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides on the shard's bytes."""
+        ...
+
+    @property
+    def clips(self) -> int:
+        """How many it is to hold."""
+        ...
+
+    @property
+    def keys(self) -> list[str]:
+        """Of its clips, in order."""
+        ...
+
 
 @dataclass
 class ShardPart:
@@ -50,7 +91,7 @@ class ShardPart:
     rejected: list[Rejected] = field(default_factory=list)
 
 
-def keep(task: ShardTask, shard: ShardFile, rejected: list[Rejected]) -> ShardPart:
+def keep(task: Task, shard: ShardFile, rejected: list[Rejected]) -> ShardPart:
     """Note that a shard is done."""
     path = _part_path(task)
     with index_writer(path.with_suffix(".parquet")) as writer:
@@ -61,11 +102,11 @@ def keep(task: ShardTask, shard: ShardFile, rejected: list[Rejected]) -> ShardPa
     return part
 
 
-def _part_path(task: ShardTask) -> Path:
+def _part_path(task: Task) -> Path:
     return Path(task.folder) / PARTS_NAME / f"{Path(task.name).stem}.json"
 
 
-def finished(task: ShardTask) -> ShardPart | None:
+def finished(task: Task) -> ShardPart | None:
     """The part of a shard that an earlier run completed with the same recipe."""
     path, tar = _part_path(task), Path(task.folder) / task.name
     rows = path.with_suffix(".parquet")
@@ -79,7 +120,7 @@ def finished(task: ShardTask) -> ShardPart | None:
     return ShardPart(**{**value, "rejected": [Rejected(**item) for item in value["rejected"]]})
 
 
-def shard_of(task: ShardTask, part: ShardPart) -> ShardFile:
+def shard_of(task: Task, part: ShardPart) -> ShardFile:
     """A finished shard with its rows."""
     path = _part_path(task).with_suffix(".parquet")
     with open(path, "rb") as file:
@@ -87,7 +128,7 @@ def shard_of(task: ShardTask, part: ShardPart) -> ShardFile:
     return ShardFile(part.name, part.bytes, part.sha256, rows)
 
 
-def clear(out: Path, tasks: list[ShardTask]) -> None:
+def clear(out: Path, tasks: Sequence[Task]) -> None:
     """Remove what a killed run left half-written, and shards of another plan."""
     for path in out.glob(".*.tmp"):
         path.unlink(missing_ok=True)
@@ -115,7 +156,7 @@ def whole_shards(out: Path, info: DatasetInfo) -> set[str]:
     return whole
 
 
-def reopen(out: Path, info: DatasetInfo, whole: set[str], tasks: list[ShardTask]) -> None:
+def reopen(out: Path, info: DatasetInfo, whole: set[str], tasks: Sequence[Task]) -> None:
     """Make a damaged data set an unfinished one, of which the whole shards are done.
 
     Shards with masks are other files than those that packing makes: they are done again, and their masks after them.
@@ -133,7 +174,7 @@ def reopen(out: Path, info: DatasetInfo, whole: set[str], tasks: list[ShardTask]
             if name in by_name:
                 rows = [columns.row(number) for number in numbers.tolist()]
                 task, entry = by_name[name], entries[name]
-                keys = {row.key for row in task.rows} - {row.key for row in rows}
+                keys = set(task.keys) - {row.key for row in rows}
                 shard = ShardFile(name, entry["bytes"], entry["sha256"], table_of(rows))
                 keep(task, shard, [item for item in rejected if item.key in keys])
     shutil.rmtree(out / ".masks", ignore_errors=True)  # of shards that are not there any more

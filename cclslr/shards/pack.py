@@ -10,18 +10,30 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cclslr.errors import UserError
 from cclslr.files import hold_folder, write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.columns import COLUMNS_NAME, PART_BITS
 from cclslr.shards.convert import convert, folder_columns
-from cclslr.shards.done import PARTS_NAME, ShardPart, ShardTask, clear, finished, keep, reopen, shard_of, whole_shards
+from cclslr.shards.done import (
+    PARTS_NAME,
+    ShardPart,
+    ShardTask,
+    Task,
+    clear,
+    finished,
+    keep,
+    reopen,
+    shard_of,
+    whole_shards,
+)
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import (
     FORMAT_VERSION,
@@ -36,6 +48,8 @@ from cclslr.shards.rejections import REJECTED_NAME, Rejected, read_rejected, wri
 from cclslr.shards.writer import MAX_NAME, ShardFile, open_shard
 
 __all__ = ["NothingPacked", "PackOptions", "PackReport", "Rejected", "finish", "pack", "read_rejected"]
+
+AnyTask = TypeVar("AnyTask", bound=Task)
 
 MAX_KEY = MAX_NAME - len(".pose.npy")  # the longest component
 
@@ -92,11 +106,44 @@ def pack(
     classes = _classes(good) if classes is None else classes
     tasks = _deal(good, out, options)
     recipe = _sha256(*(task.fingerprint for task in tasks), json.dumps(classes), json.dumps(settings, sort_keys=True))
+    about = {
+        "codec": options.codec,
+        "size": options.size,
+        "crop": options.crop,
+        "quality": options.quality,
+        "masks": None,
+        "licence_note": options.licence_note,
+        "settings": settings or {},
+        "recipe": recipe,
+    }
+    running = partial(run_tasks, workers=workers, scheduler=scheduler, description="packing", aside=aside)
+    return pack_tasks(out, tasks, build_shard, running, classes, about, rejected)
+
+
+def pack_tasks(
+    out: Path,
+    tasks: Sequence[AnyTask],
+    build: Callable[[AnyTask], ShardPart],
+    running: Callable[..., Iterable[ShardPart]],
+    classes: list[str],
+    about: dict[str, Any],
+    rejected: list[Rejected],
+) -> PackReport:
+    """Build the shards that are not there yet, then the index over all.
+
+    Args:
+        running: `run_tasks`, with how.
+        about: what dataset.json says beside what `finish` computes; "recipe" tells this data set from others.
+        rejected: clips that were refused before.
+
+    Raises:
+        UserError: as `pack`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out):
         if (out / INFO_NAME).exists():
             info = load_info(out)
-            if info.get("recipe") != recipe:
+            if info.get("recipe") != about["recipe"]:
                 raise UserError(
                     f"{out} already holds a data set of other clips or settings; pack into another folder, or remove it"
                 )
@@ -109,37 +156,14 @@ def pack(
         parts = {task.name: part for task in tasks if (part := finished(task)) is not None}
         reused = len(parts)
         missing = [task for task in tasks if task.name not in parts]
-        for part in run_tasks(
-            build_shard,
-            missing,
-            workers=workers,
-            scheduler=scheduler,
-            description="packing",
-            sizes=[len(task.rows) for task in missing],
-            aside=aside,
-        ):
+        for part in running(build, missing, sizes=[task.clips for task in missing]):
             parts[part.name] = part
-        for task in tasks:
-            rejected += parts[task.name].rejected
+        rejected = [*rejected, *(item for task in tasks for item in parts[task.name].rejected)]
         write_rejected(out, rejected)
-        if sum(len(parts[task.name].rejected) for task in tasks) == len(good):
+        if all(len(parts[task.name].rejected) == task.clips for task in tasks):
             raise NothingPacked(out, rejected)
-        info = finish(
-            out,
-            (shard_of(task, parts[task.name]) for task in tasks),
-            classes,
-            {
-                "codec": options.codec,
-                "size": options.size,
-                "crop": options.crop,
-                "quality": options.quality,
-                "masks": None,
-                "licence_note": options.licence_note,
-                "settings": settings or {},
-                "rejected": len(rejected),
-                "recipe": recipe,
-            },
-        )
+        shards = (shard_of(task, parts[task.name]) for task in tasks)
+        info = finish(out, shards, classes, {**about, "rejected": len(rejected)})
         shutil.rmtree(out / PARTS_NAME, ignore_errors=True)
     return _report(out, rejected, info, reused)
 

@@ -254,6 +254,30 @@ class ShardSet:
         except BadClip as error:
             raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {error}") from error
 
+    def read_bytes(self, clip_id: int) -> dict[str, bytes]:
+        """All components of a clip as they lie in the shard, by name, each compared with its checksum.
+
+        Raises:
+            BadClip, ConnectionError: as `read`.
+        """
+        row = self.rows[clip_id]
+        store = self._stores[self.rows.dataset(clip_id)]
+        data = {}
+        for name, part in row.components.items():
+            block = memoryview(bytearray(min(part.size, MAX_CLIP_BYTES)))
+            try:
+                found = _checked(block[: store.read(row.shard, part.offset, block)], part.offset, {name: part})
+                if not found:
+                    found = _checked(
+                        block[: store.read_again(row.shard, part.offset, block)], part.offset, {name: part}
+                    )
+            except BadClip as error:
+                raise BadClip(f"{error}: clip {row.key}") from error
+            if not found:
+                raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {name}: the checksum or length differs")
+            data[name] = bytes(found[name])
+        return data
+
     def _block(self, size: int) -> memoryview:
         """Memory to read into, used again once no part of it is in use; the longest clips get some of their own."""
         block = self._blocks.take() if size <= self._block_size else np.empty(size, np.uint8)
