@@ -9,6 +9,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from served import rendered, write_video
 from small_runs import ALONE, TINY, TINY_PRETRAIN, finish, start, tiny_shards
 
 import cclslr
@@ -19,6 +21,7 @@ from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.errors import ExitCode, UserError
 from cclslr.files import read_json
 from cclslr.models.classifier import from_checkpoint
+from cclslr.predict import main as predict_command
 from cclslr.training.evaluation import evaluate
 
 METRICS = {"per_instance_top1", "per_instance_top5", "per_class_top1", "per_class_top5"}
@@ -114,6 +117,24 @@ def test_prediction_from_a_video_file(trained, tmp_path):
             cclslr.load(run / "last.pt").predict(tmp_path / "clip.mp4", tmp_path / "clip.npy")
         assert str(error.value).startswith(f"{tmp_path / broken}: ")
         assert str(error.value).count("clip.") == 1
+
+
+def test_a_prediction_is_written_as_a_film(trained, tmp_path, capsys):
+    _, run = trained
+    frames, keypoints = rendered(96)
+    write_video(tmp_path / "clip.mp4", frames)
+    np.save(tmp_path / "clip.npy", keypoints)
+    arguments = [str(run / "last.pt"), str(tmp_path / "clip.mp4")]
+    predict_command([*arguments, "--film", str(tmp_path / "film.webp")])
+    with_film = capsys.readouterr().out
+    predict_command(arguments)
+    assert with_film.startswith(capsys.readouterr().out)  # it says the same
+    film = Image.open(tmp_path / "film.webp")
+    assert (film.n_frames, film.size) == (len(frames), (96, 96))
+    drawn = abs(np.asarray(film.convert("RGB")).astype(int) - frames[0]).max(2) > 60
+    assert 0.01 < drawn.mean() < 0.5
+    with pytest.raises(UserError, match=r"ends in \.webp"):
+        predict_command([*arguments, "--film", "film.mp4"])
 
 
 def test_prediction_from_a_bare_video_asks_the_estimator(trained, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from cclslr.inference.dictionary import Frames, default_feature
 from cclslr.inference.features import FeatureSet
 from cclslr.inference.model import Embedding, Model, Prediction
 from cclslr.inference.retrieval import search
-from cclslr.inspect.keypoints import draw_keypoints
+from cclslr.inspect.keypoints import annotated, write_film
 from cclslr.keypoints import CONFIDENT
 from cclslr.poses import Estimator
 from cclslr.serve.limits import Limits, check_video
@@ -112,17 +112,9 @@ def timed(stages: dict[str, float], name: str) -> Iterator[None]:
 
 
 def film_of(frames_THWC: np.ndarray, keypoints_TKC: np.ndarray, fps: float) -> str:
-    """The clip with its keypoints as a WebP film, at its own speed."""
-    total, height, width, _ = frames_THWC.shape
-    chosen = np.unique(np.linspace(0, total - 1, min(total, FILM_FRAMES)).round().astype(int))
-    scale = min(1.0, FILM_HEIGHT / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    images = []
-    for t in chosen:
-        image = Image.fromarray(frames_THWC[t]).resize(size, Image.Resampling.BILINEAR)
-        draw_keypoints(image, keypoints_TKC[t], scale)
-        images.append(image)
-    return data_uri(images, 1000 * total / max(fps, 1e-6) / len(images))
+    """The clip with its keypoints, as a WebP within the page."""
+    images, milliseconds = annotated(frames_THWC, keypoints_TKC, fps, FILM_HEIGHT, FILM_FRAMES)
+    return data_uri(images, milliseconds)
 
 
 def strip_of(frames_THWC: np.ndarray) -> str:
@@ -138,6 +130,5 @@ def strip_of(frames_THWC: np.ndarray) -> str:
 def data_uri(images: list[Image.Image], milliseconds: float) -> str:
     """One picture, or a film of several, as WebP within the page."""
     file = io.BytesIO()
-    more = {"save_all": True, "append_images": images[1:], "duration": max(1, round(milliseconds)), "loop": 0}
-    images[0].save(file, "WEBP", quality=60, method=0, **(more if len(images) > 1 else {}))
+    write_film(file, images, milliseconds)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
