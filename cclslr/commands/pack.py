@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,19 @@ from rich.table import Table
 from cclslr.cli import command_parser
 from cclslr.codecs import codecs
 from cclslr.console import console
-from cclslr.datasets.base import Import, importers
+from cclslr.datasets.base import Import, VideoFile, importers
+from cclslr.datasets.frames import FrameFolder
 from cclslr.errors import ExitCode, UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.poses.base import EstimatorOptions, backends, complete
 from cclslr.shards import reshard
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.crop import CROPS
-from cclslr.shards.format import BadClip, ManifestRow
+from cclslr.shards.format import SPLITS, BadClip, ManifestRow
 from cclslr.shards.info import equal_glosses
+from cclslr.shards.keypoint_file import PoseReading
+from cclslr.shards.layouts import LAYOUTS
+from cclslr.shards.leak_search import evidence, search_rows, shared_signers
 from cclslr.shards.pack import NothingPacked, pack
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
 
@@ -101,6 +106,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--estimate", choices=backends(), metavar="BACKEND",
         help=f"estimate the keypoints of clips that have none, by {' or '.join(backends())}; kept in OUT.poses",
     )  # fmt: skip
+    group.add_argument(
+        "--layout", choices=tuple(LAYOUTS), metavar="NAME",
+        help=f"of the keypoint files, where it is not the 133: {', '.join(LAYOUTS)} (docs/keypoints.md)",
+    )  # fmt: skip
+    group.add_argument(
+        "--normalised", type=int, nargs="*", metavar="PIXELS",
+        help="keypoint files have fractions of the frame; of clips without video, of a frame of WIDTH HEIGHT",
+    )  # fmt: skip
+    group.add_argument(
+        "--drop-leaks", action="store_true",
+        help="leave out of train (or val) what is the same take as a clip of another split; decodes every clip twice",
+    )  # fmt: skip
     group.add_argument("--report", metavar="FILE", help="write the report as JSON")
     group.add_argument("--dry-run", action="store_true", help="stop after the report")
 
@@ -157,6 +174,8 @@ def main(argv: list[str] | None = None) -> int:
         licence_note=args.licence_note,
     )
     found: Import = args.load(args)
+    if args.layout is not None or args.normalised is not None:
+        found.rows = read_otherwise(found.rows, args.layout, args.normalised)
     estimate = estimate_cost(found, options, args.workers)
     show_report(args.importer, found, estimate)
     if (told := equal_glosses(found.classes or [])) is not None:
@@ -176,6 +195,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         show_rejected(refused)
         return 0
+    if args.drop_leaks:
+        found.rows, leaks = without_leaks(found.rows, args.workers, args.scheduler)
+        refused += leaks
     if not found.rows:
         show_rejected(refused)
         raise UserError("no clip to pack; see the report above")
@@ -212,6 +234,38 @@ def main(argv: list[str] | None = None) -> int:
     reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
     return ExitCode.SOME_BAD if rejected else ExitCode.DONE
+
+
+def read_otherwise(rows: list[ManifestRow], layout: str | None, normalised: list[int] | None) -> list[ManifestRow]:
+    """The rows with keypoint files in another layout, or of fractions.
+
+    Raises:
+        UserError: a size that is none, or clips whose keypoints are in no files.
+    """
+    if normalised and (len(normalised) != 2 or min(normalised) < 1):
+        raise UserError("--normalised takes nothing, or WIDTH HEIGHT of the frames of clips without video")
+    size = (normalised[0], normalised[1]) if normalised else None
+    reading = PoseReading(layout, normalised is not None, size)
+    if not all(isinstance(row.source, VideoFile | FrameFolder) for row in rows):
+        raise UserError("--layout and --normalised are for keypoint files; this data set has its own")
+    return [replace(row, source=replace(row.source, reading=reading)) for row in rows]  # type: ignore[type-var]
+
+
+def without_leaks(
+    rows: list[ManifestRow], workers: int, scheduler: str | None
+) -> tuple[list[ManifestRow], list[Rejected]]:
+    """The rows less those that are the same take as a clip of another split; test clips stay, then those of val."""
+    search = search_rows(rows, workers, scheduler)
+    dropped: dict[int, Rejected] = {}
+    for leak in search.leaks:
+        drop, stay = sorted((leak.first, leak.second), key=lambda clip: SPLITS.index(search.clips[clip].split))
+        kept = search.clips[stay]
+        reason = f"the same take as a clip to {kept.split} on: {kept.name}, {evidence(leak)}"
+        dropped.setdefault(drop, Rejected(rows[drop].key, reason, "--drop-leaks"))
+    console.print(f"{len(dropped):,} clips are the same take as one of another split and are left out")
+    if shared := shared_signers(search.clips):
+        console.print(f"{len(shared):,} signers train and are tested or validated on", soft_wrap=True)
+    return [row for number, row in enumerate(rows) if number not in dropped], list(dropped.values())
 
 
 def show_rejected(rejected: list[Rejected]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cclslr import registry
 from cclslr.shards.format import BadClip, ManifestRow, RawClip
+from cclslr.shards.keypoint_file import PoseReading
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,13 @@ class VideoFile:
     """
 
     path: str | None  # video; None: a clip of poses alone
-    pose: str | None = None  # .npz (array "keypoints" or one only) or .npy, (T, 133, 3): x, y in pixels, confidence
+    pose: str | None = None  # .npz (array "keypoints" or one only), .npy, .pose; see `reading`
     frames: tuple[int, int | None] | None = None  # 0-based
     seconds: tuple[float, float | None] | None = None
     box: tuple[float, float, float, float] | None = None  # of the signer: x0, y0, x1, y1
     box_is_fraction: bool = False  # the box in [0, 1] of the frame, else in pixels
     fps: float = 25.0  # of a clip without a video; a video says its own
+    reading: PoseReading | None = field(default=None, repr=False)  # how the keypoint file is to be read
 
     def fingerprint(self) -> str:
         """Changes when the file's name, span, size or time does: then the clip is packed again."""
@@ -103,7 +105,7 @@ class VideoFile:
             if path is not None and Path(path).exists():
                 stat = os.stat(path)
                 stats.append((stat.st_size, stat.st_mtime_ns))
-        return f"{self!r} {stats}"
+        return f"{self!r} {stats}" + ("" if self.reading is None else f" {self.reading!r}")
 
     def load(self) -> RawClip:
         """Decode the span and its keypoints.
@@ -113,9 +115,9 @@ class VideoFile:
         """
         # Imported where they work: importers decode nothing.
         from cclslr.shards.decode import decode_file
-        from cclslr.shards.keypoint_file import check_pixels, load_keypoints
+        from cclslr.shards.keypoint_file import read_pose, to_pixels
 
-        keypoints_TKC, texts = (None, {}) if self.pose is None else load_keypoints(self.pose)
+        keypoints_TKC, texts = (None, {}) if self.pose is None else read_pose(self.pose, self.reading)
         if self.path is not None:
             clip = decode_file(self.path, self.frames, self.seconds)
             if keypoints_TKC is not None:
@@ -131,7 +133,7 @@ class VideoFile:
             raise BadClip("neither video nor pose")
         if keypoints_TKC is not None:
             size = None if clip.frames_THWC is None else (clip.frames_THWC.shape[2], clip.frames_THWC.shape[1])
-            check_pixels(keypoints_TKC, size)
+            keypoints_TKC = to_pixels(keypoints_TKC, size, self.reading)
         clip.keypoints_TKC = keypoints_TKC
         if texts:
             clip.meta["pose"] = texts

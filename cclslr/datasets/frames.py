@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cclslr.shards.format import BadClip, RawClip
+from cclslr.shards.keypoint_file import PoseReading
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class FrameFolder:
     path: str
     pose: str | None
     fps: float
+    reading: PoseReading | None = field(default=None, repr=False)  # how the keypoint file is to be read
 
     def fingerprint(self) -> str:
         """Changes when a frame is added, removed or written again, or the keypoints are."""
         paths = sorted(Path(self.path).iterdir()) + ([] if self.pose is None else [Path(self.pose)])
         stats = repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
-        return f"{self!r} {zlib.crc32(stats.encode('utf-8', 'surrogateescape')):08x}"
+        said = "" if self.reading is None else f" {self.reading!r}"
+        return f"{self!r} {zlib.crc32(stats.encode('utf-8', 'surrogateescape')):08x}{said}"
 
     def load(self) -> RawClip:
         """Decode the frames in the order of their numbers.
@@ -35,7 +38,7 @@ class FrameFolder:
         """
         # Imported where they work: importers decode nothing.
         from cclslr.shards.foreign import check_size, reading
-        from cclslr.shards.keypoint_file import check_pixels, load_keypoints
+        from cclslr.shards.keypoint_file import read_pose, to_pixels
 
         names = sorted(Path(self.path).iterdir())
         pattern = _FRAME if any(_FRAME.fullmatch(path.name) for path in names) else _ANY_FRAME
@@ -58,10 +61,11 @@ class FrameFolder:
         meta = {"source": Path(self.path).name, "span": span, "source_frames": len(frames)}
         clip = RawClip(np.stack(frames), None, self.fps, meta)
         if self.pose is not None:
-            clip.keypoints_TKC, texts = load_keypoints(self.pose)
+            clip.keypoints_TKC, texts = read_pose(self.pose, self.reading)
             if len(clip.keypoints_TKC) != len(frames):
                 raise BadClip(f"the pose has {len(clip.keypoints_TKC)} frames, the folder {len(frames)}")
-            check_pixels(clip.keypoints_TKC, (frames[0].shape[1], frames[0].shape[0]))
+            size = (frames[0].shape[1], frames[0].shape[0])
+            clip.keypoints_TKC = to_pixels(clip.keypoints_TKC, size, self.reading)
             if texts:
                 clip.meta["pose"] = texts
         return clip

@@ -18,7 +18,7 @@ VIDEO_SUFFIXES = (
     ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".gif", ".ts", ".mts",
     ".m2ts", ".ogv", ".swf",
 )  # fmt: skip
-POSE_SUFFIXES = (".npz", ".npy")
+POSE_SUFFIXES = (".npz", ".npy", ".pose")
 FRAME_SUFFIXES = (".jpg", ".jpeg")
 # What macOS, Windows, Synology and Linux leave in folders; names that begin with a dot need no list.
 SYSTEM_NAMES = frozenset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import IO
@@ -12,8 +13,10 @@ from typing import IO
 import numpy as np
 
 from cclslr.keypoints import CONFIDENT, NUM_WHOLEBODY
+from cclslr.shards.dot_pose import load_dot_pose
 from cclslr.shards.foreign import MAX_KEYPOINT_BYTES, MAX_SEQUENCES_BYTES, reading
 from cclslr.shards.format import BadClip
+from cclslr.shards.layouts import Layout, layout_named, layouts_of, to_wholebody
 
 _MAX_TEXT_BYTES = 4096  # names and versions of estimators; longer texts are something else
 _HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype]]] = {
@@ -22,8 +25,48 @@ _HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], boo
 }
 
 
-def load_keypoints(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Read a keypoint file: .npz with an array `keypoints` (or one array only), or .npy.
+@dataclass(frozen=True)
+class PoseReading:
+    """How keypoint files are to be read that are not x, y in pixels of the 133."""
+
+    layout: str | None = None  # of `LAYOUTS`; None: the 133
+    normalised: bool = False  # x and y are fractions of the frame
+    size: tuple[int, int] | None = None  # width and height of that frame, where clips have no video
+
+
+def read_pose(path: str | Path, reading: PoseReading | None) -> tuple[np.ndarray, dict[str, str]]:
+    """As `load_keypoints`, in the layout asked for; fractions stay fractions, see `check_pixels`."""
+    return load_keypoints(path, None if reading is None else reading.layout)
+
+
+def to_pixels(keypoints_TKC: np.ndarray, frame_size: tuple[int, int] | None, reading: PoseReading | None) -> np.ndarray:
+    """Keypoints in pixels of the frames: fractions are multiplied by the frame's size where `reading` says so.
+
+    Args:
+        frame_size: width and height of the frames, where there are any.
+
+    Raises:
+        BadClip: as `check_pixels`; fractions of a frame whose size nobody says, or pixels where fractions were said.
+    """
+    if reading is not None and reading.normalised:
+        size = frame_size or reading.size
+        if size is None:
+            raise BadClip("fractions of frames that are not there; --normalised WIDTH HEIGHT says their size")
+        found_TK = np.isfinite(keypoints_TKC).all(axis=-1) & (keypoints_TKC[..., 2] > CONFIDENT)
+        if found_TK.any() and np.median(np.abs(keypoints_TKC[found_TK][:, :2])) > 2:
+            raise BadClip("the keypoints are no fractions, as --normalised says, but pixels")
+        if found_TK.any() and np.quantile(keypoints_TKC[found_TK][:, :2], 0.05) < -0.3:
+            raise BadClip("the keypoints' fractions lie about the middle, from -1 to 1; --normalised takes 0 to 1")
+        keypoints_TKC = keypoints_TKC * np.array([*size, 1], np.float32)
+    check_pixels(keypoints_TKC, frame_size)
+    return keypoints_TKC
+
+
+def load_keypoints(path: str | Path, layout: str | None = None) -> tuple[np.ndarray, dict[str, str]]:
+    """Read a keypoint file: .npz with an array `keypoints` (or one array only), .npy, or .pose.
+
+    Args:
+        layout: of `LAYOUTS`, where the points of .npz and .npy are not the 133; .pose files name theirs.
 
     Of each array the header comes first: what is no keypoints takes no memory, however large it unpacks.
 
@@ -35,14 +78,17 @@ def load_keypoints(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
         BadClip: unreadable, of another shape, larger than `MAX_KEYPOINT_BYTES`, or without one finite point; names the
             file.
     """
-    path = Path(path)
+    path, points = Path(path), None if layout is None else layout_named(layout)
+    texts: dict[str, str] = {}
     with reading(path), open(path, "rb") as file:
-        if zipfile.is_zipfile(file):
+        if path.suffix.lower() == ".pose":
+            keypoints = load_dot_pose(path)
+        elif zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                keypoints, texts = _from_archive(archive)
+                keypoints, texts = _from_archive(archive, points)
         else:
             file.seek(0)
-            keypoints, texts = _read_keypoints(file, os.fstat(file.fileno()).st_size), {}
+            keypoints = _read_keypoints(file, os.fstat(file.fileno()).st_size, points)
         with np.errstate(over="ignore"):  # beyond float32 is infinite
             keypoints_TKC = keypoints.astype(np.float32)
         if not np.isfinite(keypoints_TKC).all(axis=-1).any():
@@ -91,7 +137,7 @@ def check_pixels(keypoints_TKC: np.ndarray, frame_size: tuple[int, int] | None) 
             )
 
 
-def _from_archive(archive: zipfile.ZipFile) -> tuple[np.ndarray, dict[str, str]]:
+def _from_archive(archive: zipfile.ZipFile, layout: Layout | None) -> tuple[np.ndarray, dict[str, str]]:
     """The keypoints of an .npz, and its texts."""
     texts, arrays = {}, {}
     for info in archive.infolist():
@@ -106,17 +152,22 @@ def _from_archive(archive: zipfile.ZipFile) -> tuple[np.ndarray, dict[str, str]]
         raise BadClip(f"it holds the arrays {sorted(arrays)[:10]}; call one of them keypoints")
     info = arrays["keypoints"] if "keypoints" in arrays else next(iter(arrays.values()))
     with archive.open(info) as file:
-        return _read_keypoints(file, info.file_size), texts
+        return _read_keypoints(file, info.file_size, layout), texts
 
 
-def _read_keypoints(file: IO[bytes], size: int) -> np.ndarray:
+def _read_keypoints(file: IO[bytes], size: int, layout: Layout | None) -> np.ndarray:
     """The keypoints of an .npy of `size` bytes."""
     shape, order, dtype = _header(file)
-    if len(shape) != 3 or shape[1:] != (NUM_WHOLEBODY, 3) or dtype.kind not in "fiu":
-        raise BadClip(f"the keypoints have shape {shape} of {dtype}, expected (T, {NUM_WHOLEBODY}, 3) of numbers")
+    fits = shape[1:] == (NUM_WHOLEBODY, 3) if layout is None else shape[1:2] == (layout.points,)
+    if len(shape) != 3 or not fits or dtype.kind not in "fiu":
+        others = [] if layout is not None or len(shape) != 3 else layouts_of(shape[1])
+        told = f"; --layout {' or '.join(others)} reads them" if others else ""
+        expected = NUM_WHOLEBODY if layout is None else layout.points
+        raise BadClip(f"the keypoints have shape {shape} of {dtype}, expected (T, {expected}, 3) of numbers{told}")
     if shape[0] == 0:
         raise BadClip("the keypoints have no frame")
-    return _data(file, shape, order, dtype, min(size, MAX_KEYPOINT_BYTES))
+    points = _data(file, shape, order, dtype, min(size, MAX_KEYPOINT_BYTES))
+    return points if layout is None else to_wholebody(points, layout)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], str, np.dtype]:

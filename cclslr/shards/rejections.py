@@ -36,7 +36,8 @@ class Kind:
 # The first that a reason matches says what to do; docs/your-data.md shows them, too.
 CURES = (
     (r"no label", "a sub-folder, or a column, for each label; or --allow-unlabelled for pre-training alone"),
-    (r"fractions", "multiply x by the width and y by the height of the video, in pixels"),
+    (r"the same take", "nothing: it would have been trained on and tested on"),
+    (r"fractions", "--normalised, or multiply x by the width and y by the height of the video"),
     (r"confidences", "divide them so that 1 means certain: RTMW's by 10, percents by 100"),
     (r"outside the frames", "extract the keypoints from this very file (cclslr poses), not from a resized copy"),
     (r"pose has N frames|no finite|keypoints? (have|has)", "extract the keypoints of this file again: cclslr poses"),
