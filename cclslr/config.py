@@ -108,7 +108,7 @@ class ModelConfig:
         choices=("manual", "non_manual"),
     )  # fmt: skip
     joints: str = key(
-        "mean", "how a group's joints become one vector; each: side by side, so that it is known which is where",
+        "mean", "a group's joints become one vector as their mean; each: side by side",
         choices=("mean", "each"),
     )  # fmt: skip
     gcn_width: int = key(512, "features of each joint group and frame after the graph convolutions", low=1)
