@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from cclslr.bench import placement as bench_placement
 from cclslr.commands import doctor
 from cclslr.environment import advice, describe, disk_rate
 from cclslr.poses import backends
+from cclslr.training.backend_choice import Measured, Placement
 
 IDLE = {
     "cores": 8, "cores_allowed": None, "load": 0.5, "driver": None, "gpus": [], "cuda": None, "cudnn": None,
@@ -86,3 +88,19 @@ def test_doctor_prints_json(capsys, monkeypatch, tmp_path):
     assert "error" in about["disk"]
     assert about["used"]["data.device"] in ("cpu", "gpu")
     assert "OMP_WAIT_POLICY" in json.dumps(about["advice"])
+
+
+def test_doctor_shows_what_bench_placement_measures(capsys, monkeypatch, tmp_path):
+    """The measurement itself: test_backend_choice, which drives the same function."""
+    numba, dali = Placement("numba", "auto", "cpu"), Placement("dali", "dali", "cpu")
+    rows = [Measured(numba, 30.0, 0.01, 10), Measured(dali, 40.0, 0.0, 10)]
+    asked = []
+    monkeypatch.setattr(bench_placement, "measure_placements", lambda cfg, seconds: asked.append(cfg) or rows)
+    (tmp_path / "small.yaml").write_text("optim: {batch: 8}")
+    options = ["--disk", str(tmp_path), "--shards", "shards/mine", "--config", str(tmp_path / "small.yaml")]
+    about = json.loads(_doctor(capsys, monkeypatch, describe(), "--json", *options))
+    assert [row["clips_per_second"] for row in about["placements"]] == [30.0, 40.0]
+    assert (asked[0].data.shards, asked[0].optim.batch) == (["shards/mine"], 8)
+    shown = _doctor(capsys, monkeypatch, describe(), *options)
+    assert "Ways to make views" in shown
+    assert "40.0" in shown

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cclslr.cli import command_parser
 from cclslr.codecs import codecs
-from cclslr.config import DataConfig, ViewConfig
+from cclslr.config import DataConfig, PretrainConfig, ViewConfig, load_config
 from cclslr.console import console
 from cclslr.data.placement import backend_name
 from cclslr.environment import DALI, Advice, advice, describe, disk_rate
@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   cclslr doctor
   cclslr doctor --disk /data/shards        how fast that folder's disk reads clips
   cclslr doctor --json > machine.json
+  cclslr doctor --shards shards/mine --config configs/pretrain.yaml    which way to make views trains fastest here
 """
 
 
@@ -39,6 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser(__name__, __doc__, EXAMPLES)
     parser.add_argument("--disk", type=Path, default=Path(), metavar="DIR", help="its rate is measured (default .)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--shards", metavar="DIR", help="also measure, for 20 s, each way to make views of this data set"
+    )
+    parser.add_argument("--config", metavar="FILE", help="of the pre-training that is measured with --shards")
     args = parser.parse_args(argv)
 
     about = describe()
@@ -48,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         about["disk"] = {"folder": str(args.disk), "error": str(error)}
     about["used"], found = used(about), advice(about)
     about["advice"] = [dataclasses.asdict(item) for item in found]
+    measured = None
+    if args.shards is not None:
+        about["placements"], measured = placements(args.shards, args.config)
     if args.json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
         return 0
@@ -55,8 +63,20 @@ def main(argv: list[str] | None = None) -> int:
     console.print(_table("Software", software_rows(about)))
     console.print(_table("What will be used, if the config leaves it to auto", list(about["used"].items())))
     console.print(_table("Who decodes a codec", decoder_rows(about)))
+    if measured is not None:
+        console.print(measured)
     show_advice(found)
     return 0
+
+
+def placements(shards: str, config: str | None) -> tuple[list[dict[str, Any]], Table]:
+    """What `cclslr bench placement` measures: rows as plain dicts, and its table."""
+    from cclslr.bench.placement import measure_placements  # brings the training code
+    from cclslr.training.backend_choice import SECONDS, fastest, table
+
+    cfg = load_config(PretrainConfig, config, [f"data.shards=[{shards}]"])
+    rows = measure_placements(cfg, SECONDS)
+    return [dataclasses.asdict(row) for row in rows], table(rows, fastest(rows))
 
 
 def used(about: dict[str, Any]) -> dict[str, str]:

@@ -5,23 +5,17 @@ What a run with data.backend=auto does when it begins on a GPU. Here it also wor
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from cclslr import train
-from cclslr.bench.pretrain import open_loader
+from cclslr.bench.placement import measure_placements
 from cclslr.cli import command_parser
-from cclslr.codecs import codec_named
-from cclslr.config import DataConfig, PretrainConfig, load_config, to_dict
+from cclslr.config import PretrainConfig, load_config, to_dict
 from cclslr.console import console
-from cclslr.data.loader import Loader
-from cclslr.distributed import process_group
 from cclslr.environment import describe
-from cclslr.errors import UserError
 from cclslr.files import write_json
 from cclslr.shards.reader import ShardSet
-from cclslr.training.backend_choice import SECONDS, fastest, measure, placements, table
+from cclslr.training.backend_choice import SECONDS, fastest, table
 
 EXAMPLES = """examples:
   cclslr bench placement shards/wlasl300 --config configs/pretrain.yaml
@@ -38,23 +32,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override one key, e.g. optim.batch=8")
     args = parser.parse_intermixed_args(argv)
     cfg = load_config(PretrainConfig, args.config, [*args.overrides, f"data.shards=[{args.shards}]"])
-    codec = codec_named(str(ShardSet(cfg.data.shards).info["codec"]))
-    with process_group(cfg.run.device) as process:
-        gpu, dali = process.device.type == "cuda", importlib.util.find_spec("nvidia.dali") is not None
-        choices = placements(codec, cfg.data, cfg.views.size, gpu, dali)
-        if not choices:
-            raise UserError("data.decode and data.device leave no way to make views here; leave them at auto")
-
-        def started(data: DataConfig) -> Loader:
-            return open_loader(replace(cfg, data=data), process).start()
-
-        rows = measure(choices, cfg.data, started, train.step_on_trial(cfg, process), process, args.seconds)
-        if not process.main:
-            return
+    rows = measure_placements(cfg, args.seconds)
+    if not rows:
+        return
     best = fastest(rows)
     console.print(table(rows, best))
     if best is not None:
         console.print(f"use: {' '.join(f'data.{name}={value}' for name, value in asdict(best).items())}")
     if args.json is not None:
-        result = {"tool": "bench_placement", "codec": codec.name, "measured": list(map(asdict, rows))}
+        codec = ShardSet(cfg.data.shards).info["codec"]
+        result = {"tool": "bench_placement", "codec": codec, "measured": list(map(asdict, rows))}
         write_json(args.json, result | {"config": to_dict(cfg), "environment": describe()})
