@@ -8,13 +8,12 @@ image whose size nobody says; a point that was not found is NaN. Kaggle kept its
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cclslr.datasets.base import Import, Importer
+from cclslr.datasets.base import Import, Importer, OneFile
 from cclslr.datasets.engine import Listed, Published, import_listed, number_words
 from cclslr.datasets.lists import Ledger, clean_key, read_table
 from cclslr.datasets.media import Files, Media, PoseFiles
@@ -29,18 +28,13 @@ PARTS = np.repeat(["face", "left_hand", "pose", "right_hand"], [468, 21, 33, 21]
 
 
 @dataclass(frozen=True)
-class Landmarks:
+class Landmarks(OneFile):
     """A `ClipSource`: one Parquet file of landmarks."""
 
     path: str
     width: int  # pixels of the image, of which the file's coordinates are taken for fractions
     height: int
     fps: float
-
-    def fingerprint(self) -> str:
-        """Changes when the file's name, size or time does."""
-        stat = os.stat(self.path)
-        return f"{self!r} {stat.st_size} {stat.st_mtime_ns}"
 
     def load(self) -> RawClip:
         """The sequence's keypoints, in pixels.

@@ -81,6 +81,17 @@ class Import:
     report: ImportReport
 
 
+class OneFile:
+    """What a `ClipSource` that reads one file says of it."""
+
+    path: str
+
+    def fingerprint(self) -> str:
+        """Changes when the file's name, size or time does, or what is taken of it: then the clip is packed again."""
+        stat = os.stat(self.path)
+        return f"{self!r} {stat.st_size} {stat.st_mtime_ns}"
+
+
 @dataclass(frozen=True)
 class VideoFile:
     """A `ClipSource`: a span of a video file, with whole-body keypoints from a file beside it.

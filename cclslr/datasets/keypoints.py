@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cclslr.datasets.base import Import, Importer
+from cclslr.datasets.base import Import, Importer, OneFile
 from cclslr.datasets.lists import Ledger, clean_key
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY, WHOLEBODY
@@ -33,7 +33,7 @@ MEDIAPIPE = 33 * 4 + 2 * 21 * 3  # numbers of a frame in `X`
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Sequence(OneFile):
     """A `ClipSource`: one sequence of the file."""
 
     path: str
@@ -41,11 +41,6 @@ class Sequence:
     width: int  # pixels of the images, of which the file's coordinates are fractions
     height: int
     fps: float
-
-    def fingerprint(self) -> str:
-        """Changes when the file's name, size or time does."""
-        stat = os.stat(self.path)
-        return f"{self!r} {stat.st_size} {stat.st_mtime_ns}"
 
     def load(self) -> RawClip:
         """The sequence's keypoints, in pixels."""
