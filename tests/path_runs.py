@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import shutil
@@ -210,6 +211,7 @@ def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
     try:
         yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True) and None
     finally:
+        gc.collect()  # data sets that this process has read keep their index mapped until then
         subprocess.run(["umount", str(folder)], check=True)
 
 
