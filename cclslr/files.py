@@ -42,10 +42,9 @@ def hold_folder(folder: str | Path, busy: str) -> Iterator[None]:
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine, there = os.fstat(file.fileno()), os.stat(path)
-        except (BlockingIOError, FileNotFoundError) as error:
+        except BlockingIOError as error:
             raise UserError(busy) from error
-        if mine.st_ino != there.st_ino:  # its owner removed it between opening and locking
+        if not _is_there(file, path):
             raise UserError(busy)
         try:
             yield
@@ -60,12 +59,25 @@ def hold_file(path: str | Path) -> Iterator[None]:
     Raises:
         OSError: it cannot be made.
     """
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            Path(path).unlink(missing_ok=True)
+    path = Path(path)
+    while True:
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_there(file, path):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_there(file: IO[Any], path: Path) -> bool:
+    """False where the owner of a lock file removed it between its opening and its locking by this process."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -8,7 +8,9 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cclslr.errors import BadClip, UserError
+from cclslr.files import hold_file
 from cclslr.shards import index as index_module
 from cclslr.shards.columns import COLUMNS, COLUMNS_NAME, PREFIX, Columns, DamagedColumns
 from cclslr.shards.convert import convert, folder_columns, open_columns
@@ -254,3 +257,22 @@ def test_folder_columns_pickle_as_their_path(folder: Path) -> None:
     data = pickle.dumps(columns)
     assert len(data) < 500
     assert list(pickle.loads(data).rows()) == list(columns.rows())
+
+
+def test_one_at_a_time_holds_a_file(tmp_path: Path) -> None:
+    """Whoever waited for a lock file that its owner then removed waits for the next one, too."""
+    inside, most = [], []
+
+    def hold() -> None:
+        for _ in range(50):
+            with hold_file(tmp_path / ".lock"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(1e-4)
+                inside.pop()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(hold) for _ in range(4)]:
+            done.result()
+    assert (max(most), len(most)) == (1, 200)
+    assert list(tmp_path.iterdir()) == []
