@@ -59,8 +59,7 @@ class Frames:
     def __init__(self, index: FeatureSet) -> None:
         self._index = index
         self._shards = _shards(index)
-        rows = [] if self._shards is None else self._shards.rows
-        self._places = {row.key: clip_id for clip_id, row in enumerate(rows)}
+        self._places = {} if self._shards is None else self._shards.rows.find(set(index.keys))
 
     def of(self, key: str) -> np.ndarray | None:
         """uint8 (T, H, W, 3) of the clip `key`; None where its video is not at hand."""

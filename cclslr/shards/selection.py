@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import overload
 
 import numpy as np
@@ -89,7 +89,7 @@ class Rows(Sequence[IndexRow]):
         """(N,) int32: the label of each clip; -1 where unknown."""
         labels = [
             np.where(each >= 0, each + first, each).astype(np.int32) if first else each
-            for each, first in zip(self._each("label"), self._first_labels, strict=True)
+            for each, first in zip(self._each(lambda columns: columns["label"].all()), self._first_labels, strict=True)
         ]
         return labels[0] if len(labels) == 1 else np.concatenate(labels)
 
@@ -105,20 +105,13 @@ class Rows(Sequence[IndexRow]):
 
     def numbers(self, name: str) -> np.ndarray:
         """(N,) of "num_frames", "width", "height", "fps" or "split"."""
-        found = [
-            each.field(name) if kept is None else each.field(name)[kept.all()]
-            for each, kept in zip(self._columns, self._kept, strict=True)
-        ]
+        found = self._each(lambda columns: columns.field(name))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     @property
     def sizes_N(self) -> np.ndarray:
         """(N,) int64: bytes of all components of each clip."""
-        sizes = [
-            each.sizes() if kept is None else each.sizes()[kept.all()]
-            for each, kept in zip(self._columns, self._kept, strict=True)
-        ]
-        return np.concatenate(sizes)
+        return np.concatenate(self._each(Columns.sizes))
 
     def by_shard(self) -> Iterator[tuple[str, np.ndarray]]:
         """Each shard and the ids of its clips, ascending; of one whole data set."""
@@ -128,12 +121,14 @@ class Rows(Sequence[IndexRow]):
 
     def lacking(self, part: str) -> np.ndarray:
         """Ids of the clips without a "video", "pose", "mask" or "json", ascending, int64."""
-        lacks = [np.flatnonzero(each & PART_BITS[part] == 0) for each in self._each("parts")]
+        lacks = [
+            np.flatnonzero(each & PART_BITS[part] == 0) for each in self._each(lambda columns: columns["parts"].all())
+        ]
         return np.concatenate([each + begin for each, begin in zip(lacks, self._begins, strict=False)])
 
-    def _each(self, name: str) -> list[np.ndarray]:
-        """A column of each data set, for the clips that are kept."""
+    def _each(self, values: Callable[[Columns], np.ndarray]) -> list[np.ndarray]:
+        """What `values` says of the rows of each data set, for the clips that are kept."""
         return [
-            each[name].all() if kept is None else each[name].all()[kept.all()]
+            values(each) if kept is None else values(each)[kept.all()]
             for each, kept in zip(self._columns, self._kept, strict=True)
         ]
