@@ -9,11 +9,12 @@ from typing import Any
 from cclslr.datasets.base import Import, importers
 
 
-def load(name: str, *arguments: Any) -> Import:
-    """What an importer finds; every row of its list is booked once."""
+def load(name: str, *arguments: Any, **options: Any) -> Import:
+    """What an importer finds; every row of its list is booked once. `options` are those of `cclslr pack` itself."""
     importer, parser = importers()[name], argparse.ArgumentParser()
     importer.add_arguments(parser)
-    found = importer.load(parser.parse_args([str(argument) for argument in arguments]))
+    args = parser.parse_args([str(argument) for argument in arguments])
+    found = importer.load(argparse.Namespace(**vars(args), **options))
     report = found.report
     assert report.rows == report.found + len(report.missing) + len(report.duplicates) + len(report.rejected)
     return found

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from importing import load, make
 
-from cclslr.datasets.base import Import, importers
+from cclslr.datasets.base import Import
 from cclslr.errors import UserError
 from cclslr.shards.format import KEY_PATTERN
-
-
-def load(name: str, *arguments: Any, **options: Any) -> Import:
-    importer, parser = importers()[name], argparse.ArgumentParser()
-    importer.add_arguments(parser)
-    args = parser.parse_args([str(argument) for argument in arguments])
-    found = importer.load(argparse.Namespace(**vars(args), **options))
-    report = found.report
-    assert report.rows == report.found + len(report.missing) + len(report.duplicates) + len(report.rejected)
-    return found
-
-
-def make(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
 
 
 def placed(found: Import) -> set[tuple[str, str | None]]:
