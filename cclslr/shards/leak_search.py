@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cclslr.codecs import codec_named
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import SPLITS, BadClip, ManifestRow, RawClip
 from cclslr.shards.leaks import Leak, Signature, find_leaks, signature
@@ -112,7 +111,7 @@ def _sign_packed(task: tuple[tuple[str, ...], int, int]) -> Signed:
     for clip_id in range(begin, end):
         try:
             clip = shards.read(clip_id, ("video", "pose"))
-            frames_THWC = None if clip.video is None else codec_named(shards.codec(clip_id).name).decode(clip.video)
+            frames_THWC = None if clip.video is None else shards.codec(clip_id).decode(clip.video)
             pose_TKC = None if clip.pose_TKC is None else clip.pose_TKC.astype(np.float32)
             signed.append((clip_id, signature(RawClip(frames_THWC, pose_TKC, clip.row.fps))))
         except BadClip:

@@ -230,28 +230,15 @@ class ShardSet:
             ConnectionError: the server of a remote data set stays away.
         """
         row = self.rows[clip_id]
-        store = self._stores[self.rows.dataset(clip_id)]
-        wanted = {kind: part for name, part in row.components.items() if (kind := part_of(name)) in parts}
-        data: dict[str, memoryview] = {}
-        if wanted:
-            begin, end = _span(wanted.values())
-            if begin < 0 or not 0 <= end - begin <= MAX_CLIP_BYTES:
-                raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: the index says bytes {begin} to {end}")
-            block = self._block(end - begin)
-            try:
-                data = _checked(block[: store.read(row.shard, begin, block)], begin, wanted)
-                if len(data) < len(wanted):
-                    data = _checked(block[: store.read_again(row.shard, begin, block)], begin, wanted)
-            except BadClip as error:
-                raise BadClip(f"{error}: clip {row.key}") from error
-            if len(data) < len(wanted):
-                damaged = ", ".join(name for name in row.components if part_of(name) in wanted.keys() - data.keys())
-                raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {damaged}: the checksum or length differs")
+        names = {kind: name for name in row.components if (kind := part_of(name)) in parts}
+        found = self._whole(clip_id, row, list(names.values()))
+        data = {kind: found[name] for kind, name in names.items()}
         mask, text = (bytes(data[kind]) if kind in data else None for kind in ("mask", "json"))
         try:
             codec = self.codec(clip_id) if "video" in data else None
             return whole_clip(row, codec, data.get("video"), data.get("pose"), mask, text)
         except BadClip as error:
+            store = self._stores[self.rows.dataset(clip_id)]
             raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {error}") from error
 
     def read_bytes(self, clip_id: int) -> dict[str, bytes]:
@@ -261,21 +248,27 @@ class ShardSet:
             BadClip, ConnectionError: as `read`.
         """
         row = self.rows[clip_id]
+        return {name: bytes(self._whole(clip_id, row, [name])[name]) for name in row.components}
+
+    def _whole(self, clip_id: int, row: IndexRow, names: list[str]) -> dict[str, memoryview]:
+        """These components of a clip, by name, whole, in one read; raises as `read`."""
+        if not names:
+            return {}
         store = self._stores[self.rows.dataset(clip_id)]
-        data = {}
-        for name, part in row.components.items():
-            block = memoryview(bytearray(min(part.size, MAX_CLIP_BYTES)))
-            try:
-                found = _checked(block[: store.read(row.shard, part.offset, block)], part.offset, {name: part})
-                if not found:
-                    found = _checked(
-                        block[: store.read_again(row.shard, part.offset, block)], part.offset, {name: part}
-                    )
-            except BadClip as error:
-                raise BadClip(f"{error}: clip {row.key}") from error
-            if not found:
-                raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {name}: the checksum or length differs")
-            data[name] = bytes(found[name])
+        wanted = {name: row.components[name] for name in names}
+        begin, end = _span(wanted.values())
+        if begin < 0 or not 0 <= end - begin <= MAX_CLIP_BYTES:
+            raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: the index says bytes {begin} to {end}")
+        block = self._block(end - begin)
+        try:
+            data = _checked(block[: store.read(row.shard, begin, block)], begin, wanted)
+            if len(data) < len(wanted):
+                data = _checked(block[: store.read_again(row.shard, begin, block)], begin, wanted)
+        except BadClip as error:
+            raise BadClip(f"{error}: clip {row.key}") from error
+        if len(data) < len(wanted):
+            damaged = ", ".join(name for name in names if name not in data)
+            raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {damaged}: the checksum or length differs")
         return data
 
     def _block(self, size: int) -> memoryview:
@@ -308,10 +301,10 @@ def _span(components: Collection[Component]) -> tuple[int, int]:
 
 
 def _checked(block: memoryview, begin: int, wanted: dict[str, Component]) -> dict[str, memoryview]:
-    """The components that are whole, by kind."""
+    """The components that are whole, by name."""
     data = {}
-    for kind, part in wanted.items():
+    for name, part in wanted.items():
         piece = block.toreadonly()[part.offset - begin : part.offset - begin + part.size]
         if len(piece) == part.size and zlib.crc32(piece) == part.crc32:
-            data[kind] = piece
+            data[name] = piece
     return data
