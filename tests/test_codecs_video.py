@@ -189,3 +189,15 @@ def test_a_packet_count_beyond_belief_is_refused() -> None:
 def test_another_container_is_named() -> None:
     with pytest.raises(av.error.InvalidDataError, match="not a readable mp4"):
         track_of(b"RIFF" * 100, "h264")
+
+
+@pytest.mark.parametrize("name", codecs())
+def test_frames_that_an_encoder_cannot_hold_are_refused(name: str) -> None:
+    """x265 writes beyond the rows of frames 34 to 48 wide, and the heap is corrupt."""
+    codec = codec_named(name)
+    assert codec.smallest >= (64 if name == "hevc" else 2)
+    large = codec.smallest
+    for height, width in ((large, large - 2), (large - 2, large)):
+        with pytest.raises(BadClip, match=f"{width}x{height} are too small for {name}"):
+            codec.encode(np.zeros((4, height, width, 3), np.uint8), 25.0)
+    assert codec.encode(np.zeros((4, large, large, 3), np.uint8), 25.0)
