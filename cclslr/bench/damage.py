@@ -35,7 +35,7 @@ class Damage:
 
 def damage_a_file(folder: Path, rng: Random) -> Damage:
     """Change one file of the data set, and nothing else."""
-    kinds = {"tar": 4, "idx": 1, "parquet": 2, "json": 2, "beton": 4}
+    kinds = {"tar": 4, "idx": 1, "parquet": 2, "columns": 2, "json": 2, "beton": 4}
     files = [path for path in sorted(folder.iterdir()) if path.suffix[1:] in kinds]
     weights = np.array([kinds[path.suffix[1:]] for path in files], float)
     path = files[rng.choice(len(files), p=weights / weights.sum())]

@@ -5,9 +5,9 @@ codec and backend.
 
     cclslr study faults --trials 3000 --out docs/results/faults
 
-Half of the trials change one file (tar, .idx, index, dataset.json, .beton). The others are hostile: a clip, a row of
-the index or dataset.json is changed, and all checksums are made to fit. Two epochs are read, of hostile sets twice,
-with new memory filled with other bytes; what came out is one of
+Half of the trials change one file (tar, .idx, index, its columns, dataset.json, .beton). The others are hostile: a
+clip, a row of the index or dataset.json is changed, and all checksums are made to fit. Two epochs are read, of hostile
+sets twice, with new memory filled with other bytes; what came out is one of
 
 named        refused, in one line that a user can act on
 substituted  bad clips were named, and the stream is the one that the good clips alone give
