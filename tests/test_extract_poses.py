@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cclslr import poses
+from cclslr.commands import pack
 from cclslr.datasets.base import VideoFile
 from cclslr.errors import ExitCode, UserError
 from cclslr.keypoints import NUM_WHOLEBODY
@@ -36,7 +38,10 @@ from cclslr.poses import (
     rtmpose,
 )
 from cclslr.poses.person import choose, fill, link, overlap
+from cclslr.shards.dot_pose import write_dot_pose
 from cclslr.shards.format import BadClip
+from cclslr.shards.keypoint_file import load_keypoints
+from cclslr.shards.reader import ShardSet
 
 has_mediapipe = pytest.mark.skipif(
     importlib.util.find_spec("mediapipe") is None, reason="extra mediapipe is not installed"
@@ -608,3 +613,70 @@ def test_estimate_of_a_broken_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.undo()
     with pytest.raises(ValueError, match="choose one of mediapipe, rtmpose"):
         estimate(tmp_path / "a.mp4", backend="openpose")
+
+
+# .pose files ---------------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**32 - 1), frames=st.integers(1, 5), fps=st.sampled_from([25.0, 29.97]))
+@settings(deadline=None, max_examples=25)
+def test_a_pose_file_gives_back_what_was_written(seed: int, frames: int, fps: float) -> None:
+    pose_format = pytest.importorskip("pose_format")
+    from pose_format.utils import generic
+
+    random = np.random.default_rng(seed)
+    keypoints = random.uniform(-10, 5000, (frames, NUM_WHOLEBODY, 3)).astype(np.float32)
+    keypoints[..., 2] = random.uniform(0, 1.1, keypoints.shape[:2])
+    keypoints[random.random(keypoints.shape[:2]) < 0.3] = 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "k.pose"
+        write_dot_pose(path, keypoints, fps, (640, 480))
+        pose = pose_format.Pose.read(path.read_bytes())
+        assert (pose.header.dimensions.width, pose.header.dimensions.height) == (640, 480)
+        assert generic.detect_known_pose_format(pose) == "coco_wholebody_133"
+        assert pose.body.fps == pytest.approx(fps)
+        assert [len(part.points) for part in pose.header.components] == [23, 68, 21, 21]
+        if keypoints.any():
+            assert np.array_equal(load_keypoints(path)[0], keypoints)
+        keypoints[0, 5] = np.nan
+        write_dot_pose(path, keypoints, fps, (640, 480))
+        assert not load_keypoints(path)[0][0, 5].any()
+
+
+def test_pose_files_are_packed_from_the_mirrored_tree(
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    stub: type[Stub],
+    write_video: Callable[..., Path],
+) -> None:
+    pytest.importorskip("pose_format")
+    for number, name in enumerate(("drink/a", "drink/b.c", "house/a")):
+        write_video(tmp_path / "v" / f"{name}.mp4", 6 + number)
+    assert run(tool, monkeypatch, tmp_path / "v", "--out", tmp_path / "p") == 0
+    assert run(tool, monkeypatch, tmp_path / "v", "--out", tmp_path / "p", "--format", "pose") == 0
+    assert stub.calls == 3  # the files of the first run are written anew, nothing is estimated again
+    packed = {}
+    for kind in ("npz", "pose"):
+        if kind == "pose":
+            for path in list((tmp_path / "p").rglob("*.npz")):
+                path.unlink()
+        arguments = ["folder", str(tmp_path / "v"), "--poses", str(tmp_path / "p"), "--size", "64", "--crop", "none"]
+        assert pack.main([*arguments, "--out", str(tmp_path / kind)]) == 0
+        shards = ShardSet([str(tmp_path / kind)])
+        packed[kind] = {row.key: shards.read(clip_id) for clip_id, row in enumerate(shards.rows)}
+    assert len(packed["npz"]) == 3
+    for key, clip in packed["npz"].items():
+        assert np.array_equal(clip.pose_TKC, packed["pose"][key].pose_TKC)
+        assert clip.meta["pose"]["version"] == "stub 1"  # of the two files of a name the .npz is taken: it says more
+        assert "pose" not in packed["pose"][key].meta
+    assert run(tool, monkeypatch, tmp_path / "v", "--out", tmp_path / "q", "--format", "pose") == 0
+    assert {path.suffix for path in (tmp_path / "q" / "drink").iterdir()} == {".npz", ".pose"}
+
+
+def test_without_the_library_writing_pose_files_is_refused_at_once(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pose_format", None)
+    with pytest.raises(UserError, match=r"pip install 'cclslr\[pose\]'"):
+        run(tool, monkeypatch, tmp_path, "--out", tmp_path / "p", "--format", "pose")

@@ -3,6 +3,9 @@
 Writes OUT/<name>.npz for each clip: `keypoints` float32 (T, 133, 3), x and y in pixels of the source, confidence; and
 `estimator`, `version`, `fps`. Beside them summary.json (detection rates by part) and check.csv (clips in which a part
 was found in too few frames, and clips that failed). A clip whose file is there is not done again.
+
+With --format pose also OUT/<name>.pose, for the tools of sign-language-processing; cclslr pack folder --poses OUT takes
+both.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from cclslr.errors import ExitCode, UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.poses.base import DEFAULT, EstimatorOptions, backends, complete
 from cclslr.poses.extract import ALL_PARTS, PARTS, PoseResult, PoseTask, compare_folders, run_task, summarise, weakest
+from cclslr.shards.dot_pose import require_pose_format
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import ClipSource
 from cclslr.shards.rejections import Rejected, in_lines
@@ -36,6 +40,7 @@ examples:
   cclslr poses videos/ --out poses --backend mediapipe --workers 8
   cclslr poses clip.mp4 --out poses --backend rtmpose --pose-model rtmpose-x.onnx --device cuda
   cclslr poses videos/ --out poses --pose-model rtmpose-x.onnx --device cuda:0,cuda:1 --workers 4
+  cclslr poses videos/ --out poses --format pose             .pose files beside the .npz files
   cclslr poses clips.csv --out poses                         a table as of cclslr pack csv; names are its keys
   cclslr poses --dataset msasl --annotations MSASL --videos youtube --out poses/msasl
                                                                  the clips of a data set, cut as packing will cut them
@@ -75,6 +80,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--threshold", type=float, default=0.3, metavar="S",
         help="list clips whose body, face or better hand is found in a smaller share of the frames (default 0.3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=("npz", "pose"), default="npz",
+        help="pose: .pose files as well (extra pose); they don't say which estimator they are from (default npz)",
     )  # fmt: skip
     parser.add_argument(
         "--compare", metavar="DIR", help="measure the distance to keypoints of the same names, by part, in compare.json"
@@ -132,6 +141,8 @@ def _import(importer: Importer, args: argparse.Namespace) -> list[tuple[str, Cli
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if args.format == "pose":
+        require_pose_format()
     clips = collect(args)
     out = Path(args.out)
     devices = args.device.split(",")
@@ -148,7 +159,8 @@ def main(argv: list[str] | None = None) -> int:
     for number, begin in enumerate(range(0, len(clips), CLIPS_A_TASK)):
         options = dataclasses.replace(chosen, device=devices[number % len(devices)])
         part = clips[begin : begin + CLIPS_A_TASK]
-        tasks.append(PoseTask(tuple((name, source, str(out / f"{name}.npz")) for name, source in part), options))
+        files = tuple((name, source, str(out / f"{name}.npz")) for name, source in part)
+        tasks.append(PoseTask(files, options, dot_pose=args.format == "pose"))
     results: list[PoseResult] = []
     sizes = [len(task.clips) for task in tasks]
     for part_results in run_tasks(

@@ -89,9 +89,9 @@ def load(args: argparse.Namespace) -> Import:
     videos = [(files.name(path), path) for path in files.paths if path.suffix.lower() in VIDEO_SUFFIXES]
     poses: dict[str, Path] = {}
     for pose_files in (files, *([Files.walk(args.poses, POSE_SUFFIXES)] if args.poses else [])):
-        for path in sorted(pose_files.paths, key=lambda path: path.suffix.lower()):  # .npy, and rather .npz
-            if path.suffix.lower() in POSE_SUFFIXES:
-                poses[pose_files.name(path)] = path
+        mine = [path for path in pose_files.paths if path.suffix.lower() in POSE_SUFFIXES]
+        for path in sorted(mine, key=lambda path: -POSE_SUFFIXES.index(path.suffix.lower())):  # rather .npz: names more
+            poses[pose_files.name(path)] = path
     if not videos and not poses:
         raise UserError(f"{root} holds no video and no keypoint file ({' '.join(VIDEO_SUFFIXES + POSE_SUFFIXES)})")
     ledger = Ledger()

@@ -13,7 +13,9 @@ from cclslr.errors import UserError
 from cclslr.files import atomic_write
 from cclslr.keypoints import CONFIDENT, WHOLEBODY
 from cclslr.poses import Estimator, EstimatorOptions, open_estimator
+from cclslr.shards.dot_pose import write_dot_pose
 from cclslr.shards.format import BadClip, ClipSource
+from cclslr.shards.keypoint_file import load_keypoints
 
 PARTS = {name: WHOLEBODY[name] for name in ("body", "left_hand", "right_hand")} | {"face": tuple(range(23, 91))}
 ALL_PARTS = {  # the 133 points
@@ -31,6 +33,7 @@ class PoseTask:
 
     clips: tuple[tuple[str, ClipSource, str], ...]
     options: EstimatorOptions
+    dot_pose: bool = False  # write a .pose file beside each keypoint file
 
     @property
     def name(self) -> str:
@@ -62,7 +65,7 @@ def weakest(rates: dict[str, float]) -> float:
 
 def run_task(task: PoseTask) -> list[PoseResult]:
     """Extract the clips of a task; those whose file is there already are only measured."""
-    return [_extract(name, source, Path(out), task.options) for name, source, out in task.clips]
+    return [_extract(name, source, Path(out), task) for name, source, out in task.clips]
 
 
 @functools.lru_cache(maxsize=4)
@@ -70,15 +73,21 @@ def _estimator(options: EstimatorOptions) -> Estimator:
     return open_estimator(options)  # once a process
 
 
-def _extract(name: str, source: ClipSource, out: Path, options: EstimatorOptions) -> PoseResult:
-    estimator = _estimator(options)
-    if out.exists():
-        return _measure(name, out, estimator)
+def _extract(name: str, source: ClipSource, out: Path, task: PoseTask) -> PoseResult:
+    estimator = _estimator(task.options)
+    dot_pose = out.with_suffix(".pose") if task.dot_pose else None
+    before = _measure(name, out, estimator) if out.exists() else None
+    if before is not None and (dot_pose is None or dot_pose.exists()):
+        return before
     try:
         clip = source.load()
     except BadClip as error:
         return PoseResult(name, reason=str(error))
     assert clip.frames_THWC is not None
+    size = clip.frames_THWC.shape[2], clip.frames_THWC.shape[1]
+    if before is not None and dot_pose is not None:
+        write_dot_pose(dot_pose, load_keypoints(out)[0], clip.fps, size)
+        return before
     keypoints_TKC = estimator(clip.frames_THWC)
     with atomic_write(out) as file:
         np.savez_compressed(
@@ -88,13 +97,13 @@ def _extract(name: str, source: ClipSource, out: Path, options: EstimatorOptions
             version=np.array(estimator.version),
             fps=np.array(clip.fps),
         )
+    if dot_pose is not None:
+        write_dot_pose(dot_pose, keypoints_TKC, clip.fps, size)
     return PoseResult(name, len(keypoints_TKC), detection_rates(keypoints_TKC), estimator=estimator.version)
 
 
 def _measure(name: str, out: Path, estimator: Estimator) -> PoseResult:
     """A file of an earlier run, or of another estimator: then the run stops, for a mixture changes predictions."""
-    from cclslr.shards.keypoint_file import load_keypoints
-
     try:
         keypoints_TKC, texts = load_keypoints(out)
     except BadClip as error:
@@ -144,8 +153,6 @@ def compare(ours_TKC: np.ndarray, theirs_TKC: np.ndarray) -> dict[str, np.ndarra
 
 def compare_folders(ours: Path, theirs: Path) -> dict[str, dict[str, float | int | None]]:
     """Distances between the keypoint files that two folders share, by part, as written to compare.json."""
-    from cclslr.shards.keypoint_file import load_keypoints
-
     names = sorted({path.name for path in ours.glob("*.npz")} & {path.name for path in theirs.glob("*.npz")})
     if not names:
         raise UserError(f"{theirs} has no keypoint file of the same name as one in {ours}")

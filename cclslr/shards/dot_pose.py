@@ -1,4 +1,4 @@
-"""Keypoints out of `.pose` files, by the library pose-format (extra `pose`); parts are found by their names."""
+"""Keypoints out of `.pose` files and into them, by the library pose-format (extra `pose`); parts go by their names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cclslr.errors import UserError
+from cclslr.files import atomic_write
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.foreign import MAX_KEYPOINT_BYTES
 from cclslr.shards.format import BadClip
@@ -22,6 +24,14 @@ _POSE = (
 )  # fmt: skip
 # Of each component: the layout it is a part of, where it begins there, how many points it has.
 _COMPONENTS = {
+    "BODY": ("wholebody133", 0, 23),
+    "FACE": ("wholebody133", 23, 68),
+    "LEFT_HAND": ("wholebody133", 91, 21),
+    "RIGHT_HAND": ("wholebody133", 112, 21),
+    "BODY_133": ("wholebody133", 0, 23),  # AlphaPose
+    "FACE_133": ("wholebody133", 23, 68),
+    "LEFT_HAND_133": ("wholebody133", 91, 21),
+    "RIGHT_HAND_133": ("wholebody133", 112, 21),
     "POSE_LANDMARKS": ("mediapipe543", 0, 33),
     "FACE_LANDMARKS": ("mediapipe543", 33, 468),
     "LEFT_HAND_LANDMARKS": ("mediapipe543", 501, 21),
@@ -64,6 +74,36 @@ def load_dot_pose(path: Path) -> np.ndarray:
         names = ", ".join(component.name for component in pose.header.components)
         raise BadClip(f"of its parts none is known: {names}; known are {', '.join(_COMPONENTS)}")
     return keypoints_TKC
+
+
+def require_pose_format() -> None:
+    """Raises UserError where `.pose` files cannot be written."""
+    try:
+        import pose_format  # noqa: F401
+    except ImportError as error:
+        raise UserError("writing .pose files takes the library pose-format: pip install 'cclslr[pose]'") from error
+
+
+def write_dot_pose(path: Path, keypoints_TKC: np.ndarray, fps: float, size: tuple[int, int]) -> None:
+    """Write the 133 points of one person as a `.pose` file (version 0.2), atomically; `load_dot_pose` gives them back.
+
+    The parts are those that pose-format has for COCO-WholeBody: BODY (23), FACE (68), LEFT_HAND and RIGHT_HAND (21).
+
+    Args:
+        keypoints_TKC: (T, 133, 3): x, y in pixels, confidence; numbers that are not finite are written as not found.
+        size: width and height of the frames, below 65,536.
+    """
+    from pose_format import Pose
+    from pose_format.numpy import NumPyPoseBody
+    from pose_format.pose_header import PoseHeader, PoseHeaderDimensions
+    from pose_format.utils.cocowholebody133_header import cocowholebody_components
+
+    finite_TK1 = np.isfinite(keypoints_TKC).all(axis=-1, keepdims=True)
+    points_TPKC = np.where(finite_TK1, keypoints_TKC, 0).astype(np.float32)[:, None]
+    header = PoseHeader(0.2, PoseHeaderDimensions(*size, 0), cocowholebody_components())
+    body = NumPyPoseBody(fps, np.ma.masked_array(points_TPKC[..., :2]), points_TPKC[..., 2])
+    with atomic_write(path) as file:
+        Pose(header, body).write(file)
 
 
 def _places(component: Any) -> list[tuple[int, int]]:
