@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import textwrap
 import typing
 from types import NoneType
@@ -61,6 +62,11 @@ def describe_keys(kind: Any) -> str:
         head = f"  {key.name}={show(key.default)}"
         lines += [head, f"{'':<36}{values}"] if len(head) > 35 else [f"{head:<36}{values}"]
         lines += textwrap.wrap(key.meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        for part in key.parts:
+            indent = " " * 12
+            head, values = f"{' ' * 8}{part.name}:", " ".join((_type_text(part.kind), part.range_text))
+            lines.append(f"{head:<36}{values}")
+            lines += textwrap.wrap(part.meaning, WIDTH, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines)
 
 
@@ -69,6 +75,8 @@ def _type_text(kind: Any) -> str:
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
     if kind in words:
         return words[kind]
+    if dataclasses.is_dataclass(kind):
+        return "{key: value} pair"
     arguments = [_type_text(argument) for argument in typing.get_args(kind)]
     if typing.get_origin(kind) is list:
         return f"list of {arguments[0]}s"

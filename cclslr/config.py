@@ -200,6 +200,19 @@ class RunConfig:
 
 
 @dataclass
+class PhaseConfig:
+    """One phase of a schedule: what it sets holds in its epochs; what is null is as views and optim say."""
+
+    from_epoch: int = key(0, "first epoch of the phase, from 0; it lasts until the next one begins", low=0)
+    size: int | None = key(None, "views.size of the phase", low=1)
+    rgb_frames: int | None = key(None, "views.rgb_frames of the phase", low=1)
+    pose_frames: int | None = key(None, "views.pose_frames of the phase", low=1)
+    batch: int | None = key(None, "optim.batch of the phase", low=1)
+    micro_batch: int | None = key(None, "optim.micro_batch of the phase", low=1)
+    lr: float | None = key(None, "optim.lr of the phase; milestones and warm-up go on above it", low=0)
+
+
+@dataclass
 class PretrainConfig:
     """`torchrun -m cclslr.train`."""
 
@@ -209,6 +222,9 @@ class PretrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    schedule: list[PhaseConfig] = key(
+        [], "phases of a progressive schedule; empty: views and optim hold throughout", also=("phases",)
+    )
 
 
 def _finetune_optim() -> OptimConfig:
@@ -340,6 +356,19 @@ def _checked(source: dict[str, Any], keys: list[Key], name: str) -> dict[str, An
             raise UserError(f"{name}: {full} holds ${{…}}, which is not looked up; write the value itself")
         if value in ("???", {}):  # OmegaConf's word for a value that is missing; nothing
             raise UserError(f"{name}: {full} has no value")
+        if known[full].parts:
+            _check_parts(value, known[full], name)
         return [value] if known[full].is_list and isinstance(value, str | int | float) else value
 
     return walk(source, "")
+
+
+def _check_parts(value: Any, key: Key, name: str) -> None:
+    """Refuse what is no list of the key's parts, such as phases, or has keys that do not exist."""
+    for number, part in enumerate(value if isinstance(value, list) else [value]):
+        place = f"{key.name}[{number}]"
+        if not isinstance(part, dict):
+            raise UserError(f"{name}: {place} is {part!r}; write keys and values, such as {{{key.parts[0].name}: 0}}")
+        for unknown in part.keys() - {item.name for item in key.parts}:
+            meant = nearest(str(unknown), key.parts)
+            raise UserError(f"{name}: unknown config key '{place}.{unknown}'; did you mean '{place}.{meant}'?")

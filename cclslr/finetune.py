@@ -188,7 +188,7 @@ def train(
 
     with Training("fine-tuning", cfg, learner, shards, plan, process, saved, placement) as training:
         console.print(
-            f"fine-tuning on {plan.clips_per_epoch} clips of {len(shards.classes)} classes: {training.last_step} steps,"
+            f"fine-tuning on {plan.clips_in(0)} clips of {len(shards.classes)} classes: {training.last_step} steps,"
             f" {'pre-trained' if cfg.pretrained else 'from scratch'}{', linear probe' if cfg.linear_probe else ''}"
         )
         for step, batch in training:

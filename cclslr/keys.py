@@ -70,6 +70,12 @@ class Key:
         return any(typing.get_origin(kind) is list for kind in (self.kind, *typing.get_args(self.kind)))
 
     @property
+    def parts(self) -> list[Key]:
+        """Where the value is a list of dataclasses, such as phases: the keys of one of them; else none."""
+        (part,) = typing.get_args(self.kind) if typing.get_origin(self.kind) is list else (None,)
+        return list_keys(part) if dataclasses.is_dataclass(part) else []
+
+    @property
     def range_text(self) -> str:
         """The range in words; empty where there is none."""
         if self.low is not None and self.high is not None:
@@ -86,6 +92,11 @@ class Key:
     def check(self, value: Any) -> None:
         """Raise a `UserError` that names key, value and range if `value` is not one that the key may have."""
         if value is None:
+            return
+        if parts := self.parts:
+            for number, element in enumerate(value):
+                for part in parts:
+                    dataclasses.replace(part, name=f"{self.name}[{number}].{part.name}").check(get(element, part.name))
             return
         elements = value if isinstance(value, list | tuple) else [value]
         if self.choices and sorted(elements) != sorted({*elements} & {*self.choices}):
@@ -152,4 +163,6 @@ def show(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{','.join(map(show, value))}]"
+    if isinstance(value, dict):  # of a list of dataclasses: what is set of one
+        return f"{{{', '.join(f'{name}: {show(x)}' for name, x in value.items() if x is not None)}}}"
     return str(value)

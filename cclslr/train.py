@@ -22,12 +22,14 @@ from cclslr.config import PretrainConfig
 from cclslr.console import console, run_command
 from cclslr.data.batch import Batch
 from cclslr.data.draw import Purpose, hash_words
+from cclslr.data.placement import check_sizes
 from cclslr.data.plan import Plan
 from cclslr.distributed import Process, process_group
 from cclslr.errors import UserError
 from cclslr.masking.required import require_masks
 from cclslr.models.ccl import Branches, ByModality, MemoryBanks, key_copy, momentum_update
 from cclslr.models.objective import Losses, ccl_losses
+from cclslr.schedule import batch_by_epoch, by_epoch, longest, phases
 from cclslr.shards.reader import ShardSet
 from cclslr.training.backend_choice import StepOnTrial, choose
 from cclslr.training.loop import Training
@@ -134,10 +136,26 @@ def pretrain_step(learner: Learner, batch: Batch, step: int, cfg: PretrainConfig
 
 
 def at_epoch(cfg: PretrainConfig, epoch: float) -> PretrainConfig:
-    """The config as it stands at an epoch: without SPM before `spm_from_epoch`."""
+    """The config as it stands at an epoch: that of its phase, without SPM before `spm_from_epoch`."""
+    cfg = by_epoch(cfg).at(epoch).cfg
     if not cfg.objective.spm or epoch >= cfg.objective.spm_from_epoch:
         return cfg
     return replace(cfg, objective=replace(cfg.objective, spm=False))
+
+
+def check(cfg: PretrainConfig, world: int) -> None:
+    """Refuse before the first step what would fail in a later phase.
+
+    Raises:
+        UserError: a batch that does not split, or is larger than the banks; views that the backend cannot make.
+    """
+    for phase in phases(cfg):
+        batch = phase.cfg.optim.batch
+        check_batch(phase.cfg.optim, world)
+        if batch > cfg.objective.bank_size:
+            raise UserError(f"objective.bank_size={cfg.objective.bank_size} is smaller than optim.batch={batch}")
+    if "rgb" in cfg.model.modalities:
+        check_sizes(cfg.data, [cfg.views.size, *(phase.cfg.views.size for phase in phases(cfg))])
 
 
 def step_on_trial(cfg: PretrainConfig, process: Process) -> StepOnTrial:
@@ -151,24 +169,22 @@ def step_on_trial(cfg: PretrainConfig, process: Process) -> StepOnTrial:
 
 def train(cfg: PretrainConfig, process: Process) -> None:
     """The whole run: from shards to checkpoints."""
-    check_batch(cfg.optim, process.world)
-    if cfg.optim.batch > cfg.objective.bank_size:
-        raise UserError(f"objective.bank_size={cfg.objective.bank_size} is smaller than optim.batch={cfg.optim.batch}")
+    check(cfg, process.world)
     shards = ShardSet(cfg.data.shards, split=cfg.data.split)
     if "rgb" in cfg.model.modalities:
         require_masks(shards, cfg.views.mask_alpha)
-    plan = Plan.for_training(shards, cfg.data, cfg.optim.batch, cfg.run.seed)
+    plan = Plan.for_training(shards, cfg.data, batch_by_epoch(cfg), cfg.run.seed)
     saved = find_saved(cfg, "query", process)
-    placement = choose(cfg, shards, plan, process, saved, lambda: step_on_trial(cfg, process))
+    placement = choose(cfg, shards, plan, process, saved, lambda: step_on_trial(longest(cfg).cfg, process))
     learner = build_learner(cfg, process)
 
     with Training("pre-training", cfg, learner, shards, plan, process, saved, placement) as training:
         console.print(
-            f"pre-training on {plan.clips_per_epoch} clips: {training.last_step} steps of {cfg.optim.batch}, "
-            f"{plan.batches_per_epoch} an epoch, {process.world} rank(s), {process.device.type}, {learner.amp.name}"
+            f"pre-training on {plan.clips_in(0)} clips: {training.last_step} steps of {plan.timeline.batch}, "
+            f"{plan.timeline.steps} an epoch, {process.world} rank(s), {process.device.type}, {learner.amp.name}"
         )
         for step, batch in training:
-            cfg_now = at_epoch(cfg, step / plan.batches_per_epoch)
+            cfg_now = at_epoch(cfg, plan.timeline.epochs(step))
             training.report(pretrain_step(learner, batch, step, cfg_now, process))
             epoch = training.epoch_ended()
             if epoch and cfg.run.knn_every and epoch % cfg.run.knn_every == 0:

@@ -47,7 +47,7 @@ DALI_CPU = Placement("dali", "dali", "cpu")
 def test_the_placements_that_exist(
     codec: str, size: int, overrides: dict[str, str], gpu: bool, dali: bool, expected: list[Placement]
 ) -> None:
-    assert placements(codec_named(codec), DataConfig(**overrides), size, gpu, dali) == expected
+    assert placements(codec_named(codec), DataConfig(**overrides), [size], gpu, dali) == expected
 
 
 def test_the_fastest_training_wins() -> None:

@@ -299,7 +299,7 @@ def test_rate_reckons_the_time_left_and_the_waiting_of_the_whole_run(monkeypatch
     clock, source = Clock(), Source()
     source.waited = dict(Source.waited)
     monkeypatch.setattr(rate_module, "time", clock)
-    rate = Rate(source, batch=8, last_step=100)
+    rate = Rate(source, lambda step: 8 * step, last_step=100)
     clock.now += 30  # compilation
     rate.restart(1)
     clock.now += 18

@@ -65,7 +65,7 @@ def test_an_epoch_is_a_permutation_but_for_the_last_incomplete_batch(
         return
     plan = Plan(n, batch, seed, order=order)
     clips = _epoch(plan, epoch, 1)
-    assert len(clips) == len(set(clips)) == n // batch * batch == plan.clips_per_epoch
+    assert len(clips) == len(set(clips)) == n // batch * batch == plan.clips_in(epoch)
     assert set(clips) <= set(range(n))
     assert sorted(plan.epoch_order(epoch).clip_ids_B.tolist()) == list(range(n))
 
@@ -144,7 +144,7 @@ def test_evaluation_visits_each_clip_once(num_clips: int, world: int) -> None:
     seen = []
     for rank in range(world):
         mine = [plan.rank_batch(0, step, rank, world).clip_ids_B for step in range(plan.steps(rank, world))]
-        assert all(0 < len(ids) <= plan.rank_clips(world) for ids in mine)
+        assert all(0 < len(ids) <= plan.rank_clips(world, 0) for ids in mine)
         seen += [int(clip) for ids in mine for clip in ids]
     assert seen == list(range(num_clips))
 

@@ -180,7 +180,7 @@ def test_rate_counts_only_what_came_after_restart():
     class Source:
         waited: dict[str, float] = {"fetch": 100.0}  # noqa: RUF012
 
-    rate = Rate(Source(), batch=8, last_step=20)
+    rate = Rate(Source(), lambda step: 8 * step, last_step=20)
     rate.restart(10)
     result = rate.since_last(10)
     assert result["clips_per_second"] == 0

@@ -29,7 +29,7 @@ def measure_placements(cfg: PretrainConfig, seconds: float) -> list[Measured]:
     codec = codec_named(str(ShardSet(cfg.data.shards).info["codec"]))
     with process_group(cfg.run.device) as process:
         gpu, dali = process.device.type == "cuda", importlib.util.find_spec("nvidia.dali") is not None
-        choices = placements(codec, cfg.data, cfg.views.size, gpu, dali)
+        choices = placements(codec, cfg.data, [cfg.views.size], gpu, dali)
         if not choices:
             raise UserError("data.decode and data.device leave no way to make views here; leave them at auto")
 

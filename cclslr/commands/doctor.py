@@ -83,7 +83,7 @@ def used(about: dict[str, Any]) -> dict[str, str]:
     """What the defaults of a training run come to on this machine."""
     data, gpu = DataConfig(), bool(about["gpus"])
     device = "gpu" if gpu else "cpu"
-    backend = backend_name(data, ViewConfig(), device)
+    backend = backend_name(data, [ViewConfig().size], device)
     decoder = "DALI: nvJPEG, NVDEC" if gpu else "libjpeg-turbo" if about["libjpeg_turbo"] else "libavcodec"
     return {
         "model on": f"{len(about['gpus'])} GPU(s)" if gpu else "the CPU",

@@ -27,13 +27,14 @@ from cclslr.data.backend import BadVideo, RgbBackend, encoded_clip
 from cclslr.data.backends import backends
 from cclslr.data.batch import Batch, ViewParams, to_device
 from cclslr.data.draw import Purpose, hash_words
-from cclslr.data.placement import make_backend
+from cclslr.data.placement import backend_name, check_sizes, decodes_on, make_backend
 from cclslr.data.plan import BatchPlan, Slots
 from cclslr.data.pose import pose_views
 from cclslr.data.quarantine import Quarantine
 from cclslr.data.views import draw_views, eval_views
 from cclslr.distributed import Process
 from cclslr.errors import UserError
+from cclslr.schedule import ByEpoch
 from cclslr.shards.format import BadClip
 from cclslr.shards.reader import ClipData, ShardSet
 
@@ -61,7 +62,7 @@ class Loader:
 
     Args:
         cfg: of the data.
-        views: of the views.
+        views: of the views; where they change between epochs, the loader goes on with a backend for the new ones.
         shards: the clips.
         plan: which clip when.
         process: this process among all, and the device that batches go to.
@@ -76,13 +77,13 @@ class Loader:
         quarantine: the bad clips.
 
     Raises:
-        UserError: a modality that the shards lack; shards of several codecs.
+        UserError: a modality that the shards lack; shards of several codecs; views that the backend cannot make.
     """
 
     def __init__(
         self,
         cfg: DataConfig,
-        views: ViewConfig,
+        views: ViewConfig | ByEpoch[ViewConfig],
         shards: ShardSet,
         plan: BatchPlan,
         process: Process,
@@ -92,29 +93,34 @@ class Loader:
     ) -> None:
         if cfg.backend != "auto":
             shards = backends()[cfg.backend].read(shards)
-        self.cfg, self.views, self.shards, self.plan, self.process = cfg, views, shards, plan, process
+        self.cfg, self.shards, self.plan, self.process = cfg, shards, plan, process
+        self.views = ByEpoch(((0, views),)) if isinstance(views, ViewConfig) else views
         self.modalities, self.seed, self.augment = modalities, seed, augment
         self.waited = {"fetch": 0.0, "decode": 0.0, "copy": 0.0}
         self.quarantine = Quarantine(cfg.max_bad_share)
         _require(shards, modalities)
         self.codec = _codec(shards) if "rgb" in modalities else None
+        if self.codec is not None:
+            self.sizes = [of_phase.size for of_phase in self.views.all]
+            check_sizes(cfg, self.sizes)
+        masked = any(of_phase.mask_alpha > 0 for of_phase in self.views.all)
         self._parts = tuple(
             part
             for part, wanted in (
                 ("video", "rgb" in modalities),
-                ("mask", "rgb" in modalities and augment and views.mask_alpha > 0),
+                ("mask", "rgb" in modalities and augment and masked),
                 ("pose", "pose" in modalities),
             )
             if wanted
         )
-        self._steps = plan.steps(process.rank, process.world)
         self._conductor: threading.Thread | None = None
         self._copies = torch.cuda.Stream(process.device) if process.device.type == "cuda" else None
 
     def start(self, step: int = 0) -> Loader:
         """Begin at global step `step`, counted over all epochs."""
         assert self._conductor is None, "start a loader once"
-        self._to_issue = itertools.count(step) if self.augment else iter(range(step, self._steps))
+        end = self.plan.steps(self.process.rank, self.process.world) if not self.augment else None
+        self._to_issue = itertools.count(step) if end is None else iter(range(step, end))
         self._issued: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Job | BaseException | None] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -188,7 +194,7 @@ class Loader:
         if step is None:
             self._issued.put(None)
             return
-        epoch, step = divmod(step, self._steps)
+        epoch, step = self.plan.place(step)
         slots = self.plan.rank_batch(epoch, step, self.process.rank, self.process.world)
         reading = [
             self._readers.submit(self._read, epoch, int(clip_id), int(key))
@@ -218,11 +224,9 @@ class Loader:
     # Conducting
 
     def _conduct(self) -> None:
-        backend = None
+        backend: RgbBackend | None = None
+        work: tuple[ViewConfig, int] | None = None  # what `backend` is made for
         try:
-            if self.codec is not None:
-                clips = self.plan.rank_clips(self.process.world)
-                backend = make_backend(self.cfg, self.views, self.codec, clips, 2 if self.augment else 1, self.process)
             in_flight: deque[_Job] = deque()
             waiting: _Job | None = None
             exhausted = False
@@ -234,7 +238,14 @@ class Loader:
                     except queue.Empty:
                         pass
                 # Give to the backend what has been read before asking it for results: it always has work ahead.
-                if waiting is not None and (not in_flight or all(future.done() for future in waiting.reading)):
+                if waiting is not None and not in_flight and self._work(waiting) != work:  # the phase before is out
+                    work = self._work(waiting)
+                    backend = self._other_backend(backend, *work)
+                if (
+                    waiting is not None
+                    and self._work(waiting) == work
+                    and (not in_flight or all(future.done() for future in waiting.reading))
+                ):
                     if self._prepare(waiting) and self._submit(backend, waiting):
                         in_flight.append(waiting)
                     else:
@@ -251,6 +262,19 @@ class Loader:
             if backend is not None:
                 backend.close()
 
+    def _work(self, job: _Job) -> tuple[ViewConfig, int]:
+        """What the backend of a batch is made for: its views, and the most clips that a batch has."""
+        return self.views.at(job.epoch), self.plan.rank_clips(self.process.world, job.epoch)
+
+    def _other_backend(self, backend: RgbBackend | None, views: ViewConfig, clips: int) -> RgbBackend | None:
+        """The backend for other work, in the place of the one before."""
+        if self.codec is None:
+            return None
+        if backend is not None:
+            backend.close()
+        name = backend_name(self.cfg, self.sizes, decodes_on(self.cfg, self.process))
+        return make_backend(name, self.cfg, views, self.codec, clips, 2 if self.augment else 1, self.process)
+
     def _prepare(self, job: _Job) -> bool:
         """Take what was read; False if nothing is left of the batch."""
         read = [result for future in job.reading if (result := future.result()) is not None]
@@ -265,9 +289,10 @@ class Loader:
         rows = [clip.row for clip in job.clips]
         num_frames_B = np.array([row.num_frames for row in rows])
         sizes_B2 = np.array([(row.width, row.height) for row in rows])
+        views = self.views.at(job.epoch)
         if not self.augment:
-            return eval_views(self.views, num_frames_B, sizes_B2)
-        return draw_views(self.views, self.seed, job.epoch, job.slots.keys_B, num_frames_B, sizes_B2)
+            return eval_views(views, num_frames_B, sizes_B2)
+        return draw_views(views, self.seed, job.epoch, job.slots.keys_B, num_frames_B, sizes_B2)
 
     def _submit(self, backend: RgbBackend | None, job: _Job) -> bool:
         """Hand a batch to the backend and make its pose views; False if nothing is left of it."""

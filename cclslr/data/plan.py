@@ -15,6 +15,7 @@ from cclslr.config import DataConfig
 from cclslr.data.draw import Purpose, hash_words, purpose
 from cclslr.data.permutation import permute
 from cclslr.errors import UserError
+from cclslr.schedule import ByEpoch, Timeline
 from cclslr.shards.reader import ShardSet
 
 MOST_SORTED = 1 << 22  # clips that are sorted once an epoch, unless data.order says otherwise
@@ -39,23 +40,25 @@ class Slots:
 class BatchPlan(Protocol):
     """What the loader asks of a plan."""
 
-    batch_size: int
-
     @property
     def clip_ids(self) -> np.ndarray | range:
         """The clips that take part."""
         ...
 
     def steps(self, rank: int, world: int) -> int:
-        """Batches of `rank` in one epoch."""
+        """Batches of `rank` in one pass; asked of an evaluation only, a training does not end here."""
+        ...
+
+    def place(self, step: int) -> tuple[int, int]:
+        """The epoch of a step that is counted over all epochs, and its number there."""
         ...
 
     def rank_batch(self, epoch: int, step: int, rank: int, world: int) -> Slots:
         """Batch `step` of `rank`."""
         ...
 
-    def rank_clips(self, world: int) -> int:
-        """Most clips in a batch of one rank."""
+    def rank_clips(self, world: int, epoch: int) -> int:
+        """Most clips in a batch of one rank in an epoch."""
         ...
 
 
@@ -138,7 +141,7 @@ class Plan:
     def __init__(
         self,
         clip_ids: np.ndarray | int,
-        batch: int,
+        batch: int | ByEpoch[int],
         seed: int,
         datasets: np.ndarray | None = None,
         weights: Sequence[float] | None = None,
@@ -147,7 +150,7 @@ class Plan:
         """
         Args:
             clip_ids: the clips that take part (`select_clips`), or their number, for all of 0..n-1; each once.
-            batch: clips a step over all ranks.
+            batch: clips a step over all ranks; how an epoch is cut, its order does not depend on it.
             seed: of the order.
             datasets: number of the data set of each of `clip_ids`; only needed with weights.
             weights: sampling weight of each data set; None: every clip once an epoch.
@@ -157,7 +160,6 @@ class Plan:
             UserError: fewer clips than one batch, or weights that fit no data sets.
         """
         self.clip_ids: np.ndarray | range = range(clip_ids) if isinstance(clip_ids, int) else np.asarray(clip_ids)
-        self.batch_size = batch
         self.seed = seed
         self.in_order = order != "network" and (order == "sorted" or len(self.clip_ids) <= MOST_SORTED)
         self.members: list[np.ndarray | range] = [self.clip_ids]
@@ -169,13 +171,11 @@ class Plan:
             self.counts = split_weights([len(member) for member in self.members], weights)
             if any(count and not len(member) for count, member in zip(self.counts, self.members, strict=True)):
                 raise UserError("a data set with a weight above 0 has no clips left")
-        self.batches_per_epoch = len(self.clip_ids) // batch
-        if not self.batches_per_epoch:
-            raise UserError(f"{len(self.clip_ids)} clips fill no batch of {batch}; lower optim.batch")
+        self.timeline = Timeline(len(self.clip_ids), ByEpoch(((0, batch),)) if isinstance(batch, int) else batch)
         self._epoch: tuple[int, Slots] | None = None
 
     @classmethod
-    def for_training(cls, shards: ShardSet, cfg: DataConfig, batch: int, seed: int) -> Plan:
+    def for_training(cls, shards: ShardSet, cfg: DataConfig, batch: int | ByEpoch[int], seed: int) -> Plan:
         """The plan of a run: the clips that `cfg` selects, its weights, `batch` clips a step over all ranks."""
         clip_ids: np.ndarray | int = len(shards)
         if cfg.share != 1 or cfg.labels_per_class is not None:
@@ -191,9 +191,19 @@ class Plan:
         return EvalPlan(len(shards), batch)
 
     @property
-    def clips_per_epoch(self) -> int:
-        """Clips in the global batches of one epoch."""
-        return self.batches_per_epoch * self.batch_size
+    def batch_size(self) -> int:
+        """Clips a step over all ranks; of a plan that keeps to one number."""
+        (batch,) = set(self.timeline.batch.all)
+        return batch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Steps of an epoch; of a plan that keeps to one number of clips a step."""
+        return len(self.clip_ids) // self.batch_size
+
+    def clips_in(self, epoch: int) -> int:
+        """Clips in the global batches of an epoch."""
+        return self.timeline.steps_in(epoch) * self.timeline.batch.at(epoch)
 
     def epoch_order(self, epoch: int) -> Slots:
         """Every clip of an epoch in order, those of the dropped last batch included."""
@@ -241,9 +251,10 @@ class Plan:
 
     def slots(self, epoch: int, step: int) -> Slots:
         """Global batch `step` of `epoch`."""
-        if not 0 <= step < self.batches_per_epoch:
-            raise UserError(f"step {step} is not among the {self.batches_per_epoch} of an epoch")
-        begin, end = step * self.batch_size, (step + 1) * self.batch_size
+        if not 0 <= step < self.timeline.steps_in(epoch):
+            raise UserError(f"step {step} is not among the {self.timeline.steps_in(epoch)} of epoch {epoch}")
+        batch = self.timeline.batch.at(epoch)
+        begin, end = step * batch, (step + 1) * batch
         return self.epoch_order(epoch)[begin:end] if self.in_order else self._led_to(epoch, np.arange(begin, end))
 
     def batch(self, epoch: int, step: int) -> np.ndarray:
@@ -251,8 +262,12 @@ class Plan:
         return self.slots(epoch, step).clip_ids_B
 
     def steps(self, rank: int, world: int) -> int:
-        """Batches of any rank in one epoch."""
+        """Batches of any rank in one epoch; of a plan that keeps to one number of clips a step."""
         return self.batches_per_epoch
+
+    def place(self, step: int) -> tuple[int, int]:
+        """See `BatchPlan.place`."""
+        return self.timeline.place(step)
 
     def rank_batch(self, epoch: int, step: int, rank: int, world: int) -> Slots:
         """The contiguous part of global batch `step` that belongs to `rank`.
@@ -262,9 +277,9 @@ class Plan:
         """
         return rank_slice(self.slots(epoch, step), rank, world)
 
-    def rank_clips(self, world: int) -> int:
-        """Clips in a batch of any rank."""
-        return self.batch_size // world
+    def rank_clips(self, world: int, epoch: int) -> int:
+        """Clips in a batch of any rank in an epoch."""
+        return self.timeline.batch.at(epoch) // world
 
 
 def rank_slice(batch: Slots, rank: int, world: int) -> Slots:
@@ -295,11 +310,15 @@ class EvalPlan:
         """Batches of `rank`."""
         return -(-len(self._part(rank, world)) // self.batch_size)
 
+    def place(self, step: int) -> tuple[int, int]:
+        """See `BatchPlan.place`; there is one pass."""
+        return 0, step
+
     def rank_batch(self, epoch: int, step: int, rank: int, world: int) -> Slots:
         """Batch `step` of `rank`; every epoch is the same."""
         clip_ids = self._part(rank, world)[step * self.batch_size : (step + 1) * self.batch_size]
         return Slots(np.asarray(clip_ids, np.int64), np.asarray(clip_ids, np.int64))
 
-    def rank_clips(self, world: int) -> int:
+    def rank_clips(self, world: int, epoch: int) -> int:
         """Most clips in a batch of one rank."""
         return self.batch_size

@@ -37,11 +37,14 @@ class Chosen:
     def steps(self, rank: int, world: int) -> int:
         return -(-len(self.clip_ids) // self.batch_size)
 
+    def place(self, step: int) -> tuple[int, int]:
+        return 0, step
+
     def rank_batch(self, epoch: int, step: int, rank: int, world: int) -> Slots:
         ids_B = self.clip_ids[step * self.batch_size : (step + 1) * self.batch_size]
         return Slots(ids_B, ids_B)
 
-    def rank_clips(self, world: int) -> int:
+    def rank_clips(self, world: int, epoch: int) -> int:
         return self.batch_size
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cclslr.codecs.base import Codec
-from cclslr.config import DataConfig, ViewConfig
+from cclslr.config import DataConfig
 from cclslr.data.placement import backend_name
 
 WORTH_A_WORD = 0.05  # share of time
@@ -28,10 +28,10 @@ class LoaderSetup:
     remote: bool  # shards come through the cache of the node
 
     @classmethod
-    def of(cls, data: DataConfig, views: ViewConfig, codec: Codec | None, trains_on: str) -> LoaderSetup:
-        """The setup of this process."""
+    def of(cls, data: DataConfig, sizes: Sequence[int], codec: Codec | None, trains_on: str) -> LoaderSetup:
+        """The setup of this process, whose RGB views have these sizes in pixels."""
         device = data.device if data.device != "auto" else "gpu" if trains_on == "cuda" else "cpu"
-        backend = backend_name(data, views, device)
+        backend = backend_name(data, sizes, device)
         cores, ranks = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         remote = any("://" in shards for shards in data.shards)
         name = None if codec is None else codec.name

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from cclslr.config import DataConfig, FinetuneConfig, PretrainConfig
 from cclslr.console import console
 from cclslr.data.batch import Batch
 from cclslr.data.loader import Loader
+from cclslr.data.placement import makes
 from cclslr.data.plan import Plan
 from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
+from cclslr.schedule import longest, views_by_epoch
 from cclslr.shards.reader import ShardSet
 from cclslr.training.resume import Saved
 
@@ -67,17 +69,17 @@ StepOnTrial = Callable[[Batch, int], Any]
 OpenBatches = Callable[[DataConfig], Any]  # a started loader: a context manager and an iterator of batches
 
 
-def placements(codec: Codec, data: DataConfig, size: int, gpu: bool, dali: bool) -> list[Placement]:
+def placements(codec: Codec, data: DataConfig, sizes: Sequence[int], gpu: bool, dali: bool) -> list[Placement]:
     """The ways that exist for this codec on a machine with a GPU, or without one, and that the config leaves open.
 
     Args:
         codec: of the shards.
         data: of the config.
-        size: pixels of a view.
+        sizes: pixels of a view, of all phases of the run.
         gpu: whether there is one.
         dali: whether DALI is installed.
     """
-    found = [Placement("numba", "auto", "cpu")] if size % 4 == 0 else []
+    found = [Placement("numba", "auto", "cpu")] if makes("numba", sizes) else []
     if dali and gpu:
         found += [Placement("dali", "dali", "gpu")] if codec.dali_gpu else []
         found += [Placement("dali", "libav", "gpu")] if not codec.alone else []
@@ -182,14 +184,16 @@ def choose(
         shards, plan: the clips, and which of them when.
         process: this one among all.
         saved: the checkpoint that the run continues.
-        make_step: makes the `step` of `measure`, with networks of its own; called only if something is measured.
+        make_step: makes the `step` of `measure`, with networks of its own; called only if something is measured. It is
+            a step of the run's longest phase, whose batches are measured.
     """
     if "rgb" not in cfg.model.modalities or cfg.data.backend != "auto":
         return None
 
     def loader(data: DataConfig) -> Loader:
-        return Loader(data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
+        return Loader(data, views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
 
+    views, begin = views_by_epoch(cfg), plan.timeline.first_step(longest(cfg).first_epoch)
     codec, state = loader(cfg.data).codec, None if saved is None else saved.state
     assert codec is not None
     kept = process.from_main(lambda: _kept(cfg, codec, state))
@@ -201,11 +205,11 @@ def choose(
     if kept is not None or state is not None or not on_gpu(process):
         return kept
     dali = importlib.util.find_spec("nvidia.dali") is not None
-    choices = placements(codec, cfg.data, cfg.views.size, gpu=True, dali=dali)
+    choices = placements(codec, cfg.data, [of_phase.size for of_phase in views.all], gpu=True, dali=dali)
     if len(choices) < 2:
         return None
     console.print(f"data.backend=auto: measuring {len(choices)} ways to make views, {SECONDS:g} s at most")
-    rows = measure(choices, cfg.data, lambda data: loader(data).start(), make_step(), process)
+    rows = measure(choices, cfg.data, lambda data: loader(data).start(begin), make_step(), process)
     if process.device.type == "cuda":
         torch.cuda.empty_cache()  # the step on trial is gone
     best = fastest(rows)

@@ -22,6 +22,7 @@ from cclslr.errors import ExitCode, UserError
 from cclslr.files import hold_folder
 from cclslr.inspect.contact import batch_sheet
 from cclslr.models.objective import Losses
+from cclslr.schedule import by_epoch, pixels_of_a_clip, views_by_epoch
 from cclslr.shards.info import equal_glosses, packing
 from cclslr.shards.reader import ShardSet
 from cclslr.training.advice import LoaderSetup, loader_advice
@@ -76,8 +77,8 @@ class Training:
         self.title, self.cfg, self.learner, self.plan, self.process = title, cfg, learner, plan, process
         self.packing = packing(shards.info)
         self.run_dir = Path(cfg.run.dir)
-        self.per_epoch = plan.batches_per_epoch
-        self.last_step = min(cfg.optim.epochs * self.per_epoch, cfg.run.max_steps or 10**12)
+        self.phases, self.timeline = by_epoch(cfg), plan.timeline
+        self.last_step = min(self.timeline.first_step(cfg.optim.epochs), cfg.run.max_steps or 10**12)
         self.first_step = 0
         if (told := equal_glosses(shards.classes)) is not None:
             console.print(told, style="yellow", soft_wrap=True)
@@ -91,8 +92,9 @@ class Training:
         self._stored = self.first_step  # steps that last.pt has seen
         self.placement = placement
         data = cfg.data if placement is None else placement.applied(cfg.data)
-        self.loader = Loader(data, cfg.views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
-        self.setup = LoaderSetup.of(data, cfg.views, self.loader.codec, process.device.type)
+        views = views_by_epoch(cfg)
+        self.loader = Loader(data, views, shards, plan, process, cfg.model.modalities, cfg.run.seed)
+        self.setup = LoaderSetup.of(data, [v.size for v in views.all], self.loader.codec, process.device.type)
         self._record: dict[str, Any] = {}
 
     def __enter__(self) -> Training:
@@ -122,10 +124,16 @@ class Training:
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         """Each step's number and this rank's clips for it."""
         with self.loader.start(self.first_step):
-            self.rate = Rate(self.loader, self.cfg.optim.batch, self.last_step)
+            self.rate = self._rate()
+            told = None
             for step in range(self.first_step, self.last_step):
+                epoch = self.timeline.epochs(step)
+                phase = self.phases.at(epoch)
+                if len(self.phases.all) > 1 and phase is not told:
+                    self.journal.note(f"step {step}: phase {phase.number} of {len(self.phases.all)}, {phase}")
+                    told = phase
                 for group in self.learner.optimizer.param_groups:
-                    group["lr"] = learning_rate(self.cfg.optim, step / self.per_epoch)
+                    group["lr"] = learning_rate(phase.cfg.optim, epoch)
                 self._batch = next(self.loader)
                 if step == self.first_step and self.process.main:
                     self._show_batch(step)
@@ -152,7 +160,7 @@ class Training:
             self.learner.amp.check_progress()
             mean = self.process.gather(torch.stack(list(losses.values()))[None]).mean(0).tolist()
             record |= {"loss": sum(mean)} | dict(zip(losses, mean)) | self.rate.since_last(self.done)
-            record["epoch"] = self.done / self.per_epoch
+            record["epoch"] = self.timeline.epochs(self.done)
             record["lr"] = self.learner.optimizer.param_groups[0]["lr"]
             record["skipped_steps"] = self.learner.amp.skipped.item()
             record["quarantined"] = self.loader.quarantine.found_by_all(self.process, self.journal.note)
@@ -161,7 +169,8 @@ class Training:
 
     def epoch_ended(self) -> int:
         """The number of the epoch, from 1, that the step just reported was the last of; else 0."""
-        return 0 if self.done % self.per_epoch else self.done // self.per_epoch
+        epoch, number = self.timeline.place(self.done)
+        return 0 if number else epoch
 
     def evaluate(self, score: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Scores between two steps, with what every rank knows of the data; the time they take is no training time."""
@@ -169,7 +178,7 @@ class Training:
         self.learner.statistics.average(self.process)
         scores = score()
         seconds = round(time.perf_counter() - began, 3)
-        self._record |= {"epoch": self.done / self.per_epoch} | scores
+        self._record |= {"epoch": self.timeline.epochs(self.done)} | scores
         self._record |= {f"{group_of(name)}_seconds": seconds for name in scores}
         self.rate.restart(self.done)
         return scores
@@ -220,11 +229,18 @@ class Training:
             self.journal.advise(loader_advice(self.rate.overall(), self.setup))
         self._record = {}
 
+    def _rate(self) -> Rate:
+        """Of this run, from its first step; a clip counts as much work as its views have pixels."""
+        each = self.phases.map(lambda phase: 1.0)
+        pixels = self.phases.map(lambda phase: pixels_of_a_clip(phase.cfg))
+        total = self.timeline.total
+        return Rate(self.loader, lambda step: total(step, each), self.last_step, lambda step: total(step, pixels))
+
     def _show_batch(self, step: int) -> None:
         """Draw the first batch; its views are drawn anew from the plan, so nothing random is used up."""
-        epoch, number = divmod(step, self.per_epoch)
+        epoch, number = self.timeline.place(step)
         slots = self.plan.rank_batch(epoch, number, self.process.rank, self.process.world)
-        shards, views, seed = self.loader.shards, self.cfg.views, self.cfg.run.seed
+        shards, views, seed = self.loader.shards, self.loader.views.at(epoch), self.cfg.run.seed
         self.journal.first_batch(batch_sheet(self._batch, slots, epoch, shards, views, seed))
 
     def _stop(self, signal: str) -> None:

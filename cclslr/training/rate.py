@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -24,9 +25,22 @@ class Waiting(Protocol):
 class Rate:
     """Rates between two log lines; asynchronous device work is counted where it is awaited."""
 
-    def __init__(self, source: Waiting, batch: int, last_step: int) -> None:
-        self.source, self.batch, self.last_step = source, batch, last_step
-        self.began: tuple[int, float] | None = None  # step and time since when the time left is reckoned
+    def __init__(
+        self,
+        source: Waiting,
+        clips: Callable[[int], float],
+        last_step: int,
+        work: Callable[[int], float] | None = None,
+    ) -> None:
+        """
+        Args:
+            source: whom the run waits for.
+            clips: clips of all steps before a step, over all ranks.
+            last_step: one past the last.
+            work: of all steps before a step, in any unit; None: as the clips.
+        """
+        self.source, self.clips, self.last_step, self.work = source, clips, last_step, work or clips
+        self.began: tuple[float, float] | None = None  # work done and time since when the time left is reckoned
         self.seconds = 0.0  # of all intervals that were reported
         self.waits = dict.fromkeys(source.waited, 0.0)  # seconds in them, by reason
         self.restart(0)
@@ -47,14 +61,15 @@ class Rate:
         for name, value in waits.items():
             self.waits[name] += value
         result = {
-            "clips_per_second": (step - self.step) * self.batch / seconds,
+            "clips_per_second": (self.clips(step) - self.clips(self.step)) / seconds,
             "waiting": sum(waits.values()) / seconds,
             **{f"wait_{name}": value / seconds for name, value in waits.items()},
         }
         if self.began is None:
-            self.began = self.step, self.time
-        if self.began[0] < step < self.last_step:
-            result["seconds_left"] = (self.last_step - step) * (now - self.began[1]) / (step - self.began[0])
+            self.began = self.work(self.step), self.time
+        done, left = self.work(step) - self.began[0], self.work(self.last_step) - self.work(step)
+        if done > 0 and left > 0:
+            result["seconds_left"] = left * (now - self.began[1]) / done
         self.step, self.time, self.waited = step, now, waited
         return result
 

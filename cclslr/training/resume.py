@@ -12,10 +12,11 @@ from cclslr.config import FinetuneConfig, PretrainConfig, to_dict
 from cclslr.console import console
 from cclslr.distributed import Process
 from cclslr.errors import UserError
-from cclslr.keys import list_keys
+from cclslr.keys import list_keys, show
+from cclslr.schedule import ByEpoch, batch_by_epoch
 from cclslr.training.learner import Learner
 
-FIXED = ("run.seed", "optim.batch", "data.order")  # with another one, "step 1000" would mean other clips
+FIXED = ("run.seed", "data.order")  # with another one, "step 1000" would mean other clips
 
 
 @dataclass
@@ -62,17 +63,34 @@ def find_saved(cfg: PretrainConfig | FinetuneConfig, kind: str, process: Process
         return None
     state = checkpoint.load_on_all_ranks(path, process)
     checkpoint.check_kind(state, kind, path)
-    different = changes(state["config"], cfg)
+    stored = {"schedule": []} | state["config"]  # not there before there were phases
+    different = changes(stored, cfg)
     for key in FIXED:
         if key in different:
             raise UserError(
                 f"{path} was made with {key}={different[key][0]}, this run has {different[key][1]}: its steps would be "
                 "others; set it back, or set another run.dir"
             )
+    then, now = _clips_a_step(stored["optim"]["batch"], stored["schedule"]), batch_by_epoch(cfg).changes
+    if then != now:
+        raise UserError(
+            f"{path} was made with optim.batch={_told(then)}, this run has {_told(now)}: its steps would be others; "
+            "set it (or schedule) back, or set another run.dir"
+        )
     if different:
-        listed = ", ".join(f"{key}={new} (was {old})" for key, (old, new) in different.items())
+        listed = ", ".join(f"{key}={show(new)} (was {show(old)})" for key, (old, new) in different.items())
         console.print(f"{path} goes on with another config: {listed}", style="yellow")
     return Saved(path, state)
+
+
+def _clips_a_step(batch: int, schedule: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """From which epoch on a stored config has how many clips a step."""
+    values = [(phase["from_epoch"], phase["batch"] or batch) for phase in schedule] or [(0, batch)]
+    return ByEpoch(tuple(values)).changes
+
+
+def _told(batches: list[tuple[int, int]]) -> str:
+    return ", then ".join(f"{batch} from epoch {epoch} on" if epoch else str(batch) for epoch, batch in batches)
 
 
 def changes(saved: dict[str, Any], cfg: Any) -> dict[str, tuple[Any, Any]]:

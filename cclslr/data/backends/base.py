@@ -36,3 +36,4 @@ class Backend:
     name: str  # as in data.backend
     make: Callable[[RgbWork], RgbBackend]
     read: Callable[[ShardSet], ShardSet] = lambda shards: shards  # where its clips come from
+    multiple: int = 1  # of pixels that the side of its views must be

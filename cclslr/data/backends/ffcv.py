@@ -17,4 +17,4 @@ def read(shards: ShardSet) -> ShardSet:
     return BetonSet(shards)
 
 
-FFCV = Backend("ffcv", numba.make, read)
+FFCV = Backend("ffcv", numba.make, read, numba.MULTIPLE)

@@ -9,6 +9,8 @@ from cclslr.data.backends.base import Backend, RgbWork
 if TYPE_CHECKING:
     from cclslr.data.backend import RgbBackend
 
+MULTIPLE = 4  # the kernel makes four pixels at a time
+
 
 def make(work: RgbWork) -> RgbBackend:
     from cclslr.data.rgb_numba import NumbaBackend  # compiled when it is imported first
@@ -23,4 +25,4 @@ def make(work: RgbWork) -> RgbBackend:
     )
 
 
-NUMBA = Backend("numba", make)
+NUMBA = Backend("numba", make, multiple=MULTIPLE)
