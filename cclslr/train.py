@@ -34,7 +34,7 @@ from cclslr.shards.reader import ShardSet
 from cclslr.training.backend_choice import StepOnTrial, choose
 from cclslr.training.loop import Training
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
-from cclslr.training.probe import knn_probe
+from cclslr.training.probe import knn_probe, mined_precision
 from cclslr.training.resume import find_saved
 from cclslr.training.statistics import Statistics
 
@@ -177,6 +177,7 @@ def train(cfg: PretrainConfig, process: Process) -> None:
     saved = find_saved(cfg, "query", process)
     placement = choose(cfg, shards, plan, process, saved, lambda: step_on_trial(longest(cfg).cfg, process))
     learner = build_learner(cfg, process)
+    labels_N = torch.from_numpy(shards.rows.labels_N)  # for the probes alone
 
     with Training("pre-training", cfg, learner, shards, plan, process, saved, placement) as training:
         console.print(
@@ -189,6 +190,7 @@ def train(cfg: PretrainConfig, process: Process) -> None:
             epoch = training.epoch_ended()
             if epoch and cfg.run.knn_every and epoch % cfg.run.knn_every == 0:
                 training.evaluate(lambda: knn_probe(learner.query, cfg, process))
+                training.evaluate(lambda: mined_precision(learner.banks, labels_N, cfg.objective))
 
 
 def main(argv: list[str] | None = None) -> None:

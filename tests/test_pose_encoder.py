@@ -13,6 +13,7 @@ from cclslr.config import ModelConfig
 from cclslr.models.flops import forward_flops
 from cclslr.models.pose import (
     AttentionPool,
+    EachJoint,
     GraphConv,
     GroupEncoder,
     PoseEncoder,
@@ -241,21 +242,35 @@ def test_a_group_sees_sixteen_frames_to_each_side():
     assert moved.nonzero().flatten().tolist() == list(range(22 - 16, 22 + 17))
 
 
-@pytest.mark.parametrize("each", [False, True])
-def test_joints_side_by_side_are_told_apart(each, monkeypatch):
+@pytest.mark.parametrize("joints", ["mean", "each"])
+def test_joints_side_by_side_are_told_apart(joints, monkeypatch):
     """Two joints of a ring exchange what the blocks say of them: their mean is the same, their places are not."""
-    model = GroupEncoder("mouth", 16, each=each).double().eval()
+    model = GroupEncoder("mouth", 16, joints=joints).double().eval()
     blocks_NCTJ = torch.randn(2, 8, 5, 8, dtype=torch.float64)
     order = [0, 1, 5, 3, 4, 2, 6, 7]
     outputs = []
     for x in (blocks_NCTJ, blocks_NCTJ[..., order]):
         monkeypatch.setattr(model.blocks, "forward", lambda _, x=x: x)
         outputs.append(model(torch.zeros(2, 5, 8, 3, dtype=torch.float64)))
-    assert torch.allclose(*outputs) is not each
-    if each:
-        weight_DJC = model.linear.weight.unflatten(1, (8, 8))
-        expected = torch.einsum("nctj,djc->ntd", blocks_NCTJ, weight_DJC) + model.linear.bias
-        assert torch.allclose(outputs[0], expected)
+    assert torch.allclose(*outputs) is (joints == "mean")
+
+
+def test_a_step_moves_joints_side_by_side_as_little_as_their_mean():
+    """The map is a plain one that is drawn as PyTorch draws, and whose rate of learning is J times lower."""
+    torch.manual_seed(0)
+    ours = EachJoint(21, 4, 6).double()
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(21 * 4, 6).double()
+    x_NTJC = torch.randn(3, 2, 21, 4, dtype=torch.float64)
+    optimizers = torch.optim.SGD(ours.parameters(), 0.1), torch.optim.SGD([plain.weight], 0.1 / 21)
+    optimizers[1].add_param_group({"params": [plain.bias], "lr": 0.1})
+    for _ in range(3):
+        outputs = ours(x_NTJC), plain(x_NTJC.flatten(2))
+        assert torch.allclose(*outputs)
+        for output, optimizer in zip(outputs, optimizers, strict=True):
+            optimizer.zero_grad()
+            output.square().sum().backward()
+            optimizer.step()
 
 
 def test_flops_counted_by_hand():

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from small_runs import same
 
 from cclslr import checkpoint
-from cclslr.config import ModelConfig, OptimConfig, RunConfig
-from cclslr.models.ccl import Branches
+from cclslr.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig
+from cclslr.models.ccl import Branches, MemoryBanks
 from cclslr.models.classifier import Classifier
 from cclslr.models.fusion import fuse
 from cclslr.training.journal import Journal
 from cclslr.training.metrics import accuracies, confusion
 from cclslr.training.optimise import Amp, check_batch, compile_model, learning_rate, sgd
-from cclslr.training.probe import knn_top1
+from cclslr.training.probe import knn_top1, mined_precision
 from cclslr.training.rate import Rate
 
 
@@ -201,7 +201,35 @@ def test_knn_votes_agree_with_loops():
     assert knn_top1(bank, labels, query, truth, 5) == pytest.approx(10 * hits)
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), enqueued=st.integers(1, 30), classes=st.integers(1, 4), mine_from=st.sampled_from("gf")
+)
+def test_mined_precision_agrees_with_loops(seed, enqueued, classes, mine_from):
+    """Clips come again and again, some have no label, and the bank may be half empty."""
+    rng = np.random.default_rng(seed)
+    banks = MemoryBanks(Branches(TINY), TINY, size=20)
+    clip_ids, labels_N = rng.integers(0, 8, enqueued), rng.integers(-1, classes, 8).astype(np.int32)
+    for clip_id in clip_ids:
+        f, g = ({m: torch.from_numpy(rng.normal(size=(1, d))).float() for m, d in dims.items()} for dims in DIMS)
+        banks.enqueue(f, g, torch.tensor([clip_id]))
+    source = banks.g if mine_from == "g" else banks.f
+    right: dict[str, list[bool]] = {}
+    slots = [slot for slot, c in enumerate(banks.clip_ids.tolist()) if c >= 0 and labels_N[c] >= 0]
+    clip_of = banks.clip_ids.tolist()
+    for i in slots:
+        others = [j for j in slots if clip_of[j] != clip_of[i]]
+        nearest = {m: sorted(others, key=lambda j, x=x: -(x[i] @ x[j]).item())[:3] for m, x in source.items()}
+        union = {j for of_one in nearest.values() for j in of_one}
+        for name, found in {**nearest, "union": union, "chance": others}.items():
+            right.setdefault(name, []).extend(labels_N[clip_of[i]] == labels_N[clip_of[j]] for j in found)
+    expected = {f"mined_{name}": 100 * np.mean(hits) for name, hits in right.items() if hits}
+    told = mined_precision(banks, torch.from_numpy(labels_N), ObjectiveConfig(k=3, mine_from=mine_from))
+    assert told == pytest.approx(expected)
+
+
 TINY = ModelConfig(rgb="r3d10_narrow", gcn_width=16, transformer_blocks=1, transformer_heads=2, transformer_width=32)
+DIMS = {"rgb": 128, "pose": 128}, Branches(TINY).dims
 
 
 def test_classifier_takes_the_query_encoders():

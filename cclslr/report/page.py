@@ -32,7 +32,7 @@ from cclslr.shards.format import BadClip
 from cclslr.shards.reader import ShardSet
 from cclslr.training.curves import draw_results
 from cclslr.training.evaluation import match_classes
-from cclslr.training.record import numbers, read_metrics
+from cclslr.training.record import SCORES, numbers, read_metrics
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
@@ -125,7 +125,7 @@ def waits(run: Run) -> str:
 def scores(run: Run) -> str:
     """k-NN, validation and test scores."""
     rows = []
-    for group in ("knn", "val"):
+    for group in SCORES:
         for name in dict.fromkeys(n for r in run.records for n in numbers(r, group)):
             values = [(r.get("epoch", r["step"]), r[name]) for r in run.records if name in r]
             if not name.endswith("_seconds"):

@@ -20,12 +20,13 @@ GROUPS = {
     "waiting": "speed",
     "memory_gb": "speed",
 }
-GROUPS_BY_PREFIX = {"wait_": "speed", "knn_": "knn", "val_": "val"}
-SCORES = {"knn": "k-NN", "val": "validation"}  # these two are told in a line of their own
+GROUPS_BY_PREFIX = {"wait_": "speed", "knn_": "knn", "mined_": "mined", "val_": "val"}
+# These are told in a line of their own
+SCORES = {"knn": "k-NN", "mined": "mined positives of the same sign", "val": "validation"}
 
 
 def group_of(name: str) -> str:
-    """The group of a value by its name: loss, progress, optimiser, data, speed, knn or val."""
+    """The group of a value by its name: loss, progress, optimiser, data, speed, knn, mined or val."""
     by_prefix = (group for prefix, group in GROUPS_BY_PREFIX.items() if name.startswith(prefix))
     return GROUPS.get(name) or next(by_prefix, "loss")
 
