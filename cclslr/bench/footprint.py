@@ -27,6 +27,7 @@ from cclslr.data.batch import Batch
 from cclslr.distributed import Process
 from cclslr.models.ccl import ByModality
 from cclslr.models.precision import AMP_DTYPES, Precision
+from cclslr.schedule import phases
 
 ROOM = int(2.5e9)  # bytes of a card left for what is not counted, an assumption
 BLOCK = 512  # bytes; torch's CUDA allocator rounds every tensor up to a multiple
@@ -115,7 +116,21 @@ class Footprint:
 
 
 def footprint(cfg: PretrainConfig | FinetuneConfig, world: int = 1, classes: int = 1000) -> Footprint:
-    """What a run of `cfg` on `world` ranks takes of each of its GPUs.
+    """What a run of `cfg` on `world` ranks takes of each of its GPUs: of several phases the one that takes most, with
+    an evaluation at the full size beside its batches. Arguments as `_of_phase`.
+    """
+    parts = [_of_phase(phase.cfg, world, classes) for phase in phases(cfg)]
+    most = max(parts, key=lambda part: part.training)
+    whole = most if len(parts) == 1 else _of_phase(cfg, world, classes)
+    return replace(
+        most,
+        eval_activations=whole.eval_activations,
+        eval_batches=whole.eval_batches,
+    )
+
+
+def _of_phase(cfg: PretrainConfig | FinetuneConfig, world: int, classes: int) -> Footprint:
+    """What a phase takes.
 
     Args:
         cfg: `run.amp=auto` counts as a 16-bit type, which GPUs of the last ten years have.

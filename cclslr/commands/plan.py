@@ -2,7 +2,8 @@
 
 Clips a second, epoch time, the bottleneck, and what to change. Storage, CPU, PCIe, decoding on the GPU and the training
 step work at the same time; the slowest sets the rate. Rates come from measurements (--train, --loader) or are assumed;
-the first table says which is which. With --config or --finetune it also says what the run takes of a GPU's memory.
+the first table says which is which. With --config it counts the arithmetic of each phase of that run, the clips a
+second that its loader must make, and the time; with --config or --finetune also what it takes of a GPU's memory.
 docs/scaling.md explains the model and its limits.
 """
 
@@ -19,12 +20,14 @@ from rich.table import Table
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, advice, forecast
 from cclslr.bench.footprint import ROOM, Footprint, footprint
+from cclslr.bench.phases import ASSUMED, duration, phase_costs, phase_json, phase_table
 from cclslr.cli import command_parser
 from cclslr.codecs import codec_named, codecs
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config
 from cclslr.console import console
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
+from cclslr.schedule import phases
 from cclslr.training.optimise import check_batch
 
 GROUP, PLACE = "training", 2
@@ -50,6 +53,7 @@ EXAMPLES = """examples:
   cclslr plan                                                 8 x 3090, the paper's four data sets
   cclslr plan --train train.json --loader loader.json         measured rates (bench_train, bench_loader)
   cclslr plan --config configs/pretrain.yaml                  and what this run takes of a GPU's memory
+  cclslr plan --config configs/pretrain_progressive.yaml      each phase: operations, clips/s and cores, time
   cclslr plan --node 8xh100 --table                           1 to 512 GPUs
   cclslr plan --node 8xh100 --gpus 512 --clips 100000000 --remote --store-gb-s 100 --codec h264
 """
@@ -87,7 +91,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-shuffle-bn", action="store_true", help="objective.shuffle_bn=false")
     parser.add_argument("--epochs", type=int, default=140, help="(default 140)")
     runs = parser.add_mutually_exclusive_group()
-    runs.add_argument("--config", metavar="FILE", help="a pre-training run: show the memory that it takes")
+    runs.add_argument("--config", metavar="FILE", help="a pre-training run: show its phases, and the memory it takes")
     runs.add_argument("--finetune", metavar="FILE", help="a fine-tuning run: likewise")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override one key of that config")
     parser.add_argument("--table", action="store_true", help="1 to 512 GPUs instead of one size")
@@ -197,14 +201,6 @@ def hardware(args: argparse.Namespace, gpus: int) -> Hardware:
     return dataclasses.replace(NODES[args.node], gpus=gpus, **changes)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as something to read."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
 def as_json(result: Forecast, text: str) -> dict[str, Any]:
     finite = lambda value: value if math.isfinite(value) else None  # noqa: E731
     return {
@@ -220,8 +216,12 @@ def as_json(result: Forecast, text: str) -> dict[str, Any]:
     }
 
 
-def memory(args: argparse.Namespace) -> Footprint | None:
-    """What the run that the command line names takes of each GPU; None if it names none."""
+def named_run(args: argparse.Namespace) -> PretrainConfig | FinetuneConfig | None:
+    """The run that the command line names; None if it names none.
+
+    Raises:
+        UserError: its batches do not split into these GPUs.
+    """
     if args.config is None and args.finetune is None:
         if args.overrides:
             raise UserError(f"{args.overrides[0]} overrides a key of no config; name one with --config or --finetune")
@@ -231,9 +231,29 @@ def memory(args: argparse.Namespace) -> Footprint | None:
         cfg = load_config(PretrainConfig, args.config, args.overrides)
     else:
         cfg = load_config(FinetuneConfig, args.finetune, args.overrides)
-    world = args.gpus or NODES[args.node].gpus
-    check_batch(cfg.optim, world)
-    return footprint(cfg, world)
+    for phase in phases(cfg):
+        check_batch(phase.cfg.optim, args.gpus or NODES[args.node].gpus)
+    return cfg
+
+
+def show_phases(cfg: PretrainConfig, args: argparse.Namespace, work: Work) -> list[dict[str, Any]]:
+    """Print the phases of a run, and what it would be without its schedule; returns them for a file."""
+    machine, corpus = hardware(args, args.gpus or NODES[args.node].gpus), Corpus(args.clips, args.remote)
+    every_frame = not codec_named(args.codec).alone
+    plain = dataclasses.replace(cfg, schedule=[])
+    costs, (whole,) = (phase_costs(one, work, machine, corpus, args.placement, every_frame) for one in (cfg, plain))
+    console.print(phase_table(costs, machine.nodes, f"Phases of {args.config}"))
+    console.print("operations are counted on shapes; assumed: " + "; ".join(ASSUMED), soft_wrap=True)
+    if cfg.schedule:
+        share = sum(cost.total_flops for cost in costs) / whole.total_flops
+        told = f"{whole.total_flops / 1e18:.3g} EFLOP and {duration(whole.seconds)}"
+        less = sum(cost.seconds for cost in costs) / whole.seconds
+        console.print(
+            f"without the schedule the same epochs take {told}; with it {share:.2f} of these operations and {less:.2f} "
+            "of this time",
+            soft_wrap=True,
+        )
+    return [phase_json(cost, machine.nodes) for cost in costs]
 
 
 def memory_table(taken: Footprint, title: str) -> Table:
@@ -251,7 +271,8 @@ def memory_table(taken: Footprint, title: str) -> Table:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    taken = memory(args)
+    run = named_run(args)
+    taken = None if run is None else footprint(run, args.gpus or NODES[args.node].gpus)
     work, given = gather(args)
     corpus = Corpus(args.clips, args.remote)
     inputs = Table("input", "value", "source", title="What the forecast rests on")
@@ -279,12 +300,19 @@ def main(argv: list[str] | None = None) -> None:
         console.print(f"{row['gpus']} GPUs: {row['advice']}", soft_wrap=True)
     if math.isinf(work.gpu_loader) and args.placement != "cpu":
         console.print("How fast a GPU decodes and augments is not known here, and left out: give --loader.")
+    in_phases = show_phases(run, args, work) if isinstance(run, PretrainConfig) else []
     if taken is not None:
         console.print(memory_table(taken, f"Memory of {args.config or args.finetune}, counted on shapes"))
     if args.json is not None:
         sources = {name: {"value": item.value if math.isfinite(item.value) else None, "source": item.source}
                    for name, item in given.items()}  # fmt: skip
         bytes_of_a_gpu = None if taken is None else dataclasses.asdict(taken) | {"total": taken.total}
-        write_json(
-            args.json, {"tool": "plan_run", "inputs": sources, "forecasts": rows, "memory_bytes": bytes_of_a_gpu}
-        )
+        written: dict[str, Any] = {
+            "tool": "plan_run",
+            "inputs": sources,
+            "forecasts": rows,
+            "memory_bytes": bytes_of_a_gpu,
+        }
+        if in_phases:
+            written |= {"phases": in_phases, "assumed_of_phases": ASSUMED}
+        write_json(args.json, written)
