@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 DEMO   ?= full
 PIP     = $(BIN)/pip install --quiet -c constraints.txt
 
-.PHONY: setup setup-ffcv demo test test-all lint types clean
+.PHONY: setup setup-ffcv setup-browser demo test test-all lint types clean
 
 setup: $(VENV)/.ready
 
@@ -18,6 +18,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 # FFCV has no wheel: this installs Debian packages of OpenCV as root, and compiles.
 setup-ffcv: setup
 	bash tools/setup_ffcv.sh $(BIN)
+
+# A browser for the tests of the page, where it costs no question: Debian's, if this is root already.
+setup-browser:
+	bash tools/setup_browser.sh
 
 # The main job on data that it makes itself: pack, train the flow's masks, pre-train, fine-tune, evaluate.
 demo: setup

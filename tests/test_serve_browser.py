@@ -31,8 +31,9 @@ from cclslr.serve.answer import Answerer  # noqa: E402
 from cclslr.serve.limits import Limits  # noqa: E402
 from cclslr.shards.decode import decode_file  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: chromium)")
+BROWSERS = ("chromium", "chromium-headless-shell", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no {', '.join(BROWSERS)}; as root: make setup-browser")
 REAL = Path(os.environ.get("CCLSLR_REAL", ROOT.parent / "shared/real")) / "clips"
 SIZE, WAIT = 96, 300_000  # pixels; milliseconds, for machines that are busy
 
