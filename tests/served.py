@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Stub:
     seconds: float = 0.0  # that a frame of a camera takes
     followed: int = 0
     closed: int = 0
+    seen: list[float] = field(default_factory=list)  # mean grey of each frame of a camera
 
     def __call__(self, frames_THWC: np.ndarray) -> np.ndarray:
         at = np.linspace(0, len(self.keypoints_TKC) - 1, len(frames_THWC)).round().astype(int)
@@ -69,6 +70,7 @@ class Stub:
 
         def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
             time.sleep(self._stub.seconds)
+            self._stub.seen.append(float(frame_HWC.mean()))
             points_KC = self._frames[0].copy()
             self._frames = [*self._frames[1:], self._frames[0]]
             points_KC[:, :2] *= np.array(frame_HWC.shape[1::-1]) / self._stub.size

@@ -27,12 +27,15 @@ from websockets.sync.client import connect
 
 import cclslr
 from cclslr.commands.embed import main as embed
+from cclslr.errors import UserError
 from cclslr.inference.features import read_features
 from cclslr.inference.model import Model
 from cclslr.inference.retrieval import search
 from cclslr.serve.answer import Answerer
 from cclslr.serve.limits import Limits
 from cclslr.serve.live import Live, hand_is_up
+from cclslr.shards import decode
+from cclslr.shards.format import RawClip
 
 SIZE = 96
 
@@ -102,6 +105,22 @@ def test_the_answer_is_the_models(made: Path, model: Model, stub: Stub, temporar
         status, about = served.ask("GET", "/about")
         assert (about["classes"], about["dictionary"], about["live"]) == (4, len(index), True)
     assert list(temporary.iterdir()) == []
+
+
+def test_a_clip_is_decoded_once(made: Path, model: Model, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, decoded = decode._decode_span, []
+    monkeypatch.setattr(decode, "_decode_span", lambda *args: decoded.append(args[0]) or honest(*args))
+    answer = Answerer(model, stub)(made / "clip.mp4")
+    assert decoded == [made / "clip.mp4"]
+    told = model.predict(made / "clip.mp4", stub.keypoints_TKC)
+    assert answer["top"]["fused"] == [(gloss, round(share, 4)) for gloss, share in told.top(5)]
+    assert len(decoded) == 2
+
+
+def test_a_decoded_clip_that_cannot_be_used_is_told(model: Model) -> None:
+    clip = RawClip(np.zeros((5, SIZE, SIZE, 3), np.uint8), np.zeros((4, 133, 3), np.float32), 25.0)
+    with pytest.raises(UserError, match="the pose has 4 frames, the video 5"):
+        model.embed(clip)
 
 
 def test_the_film_shows_the_keypoints(made: Path, model: Model, stub: Stub) -> None:
@@ -200,9 +219,9 @@ def test_more_than_may_wait_are_turned_away(made: Path, model: Model, stub: Stub
     assert list(temporary.iterdir()) == []
 
 
-def frame(seconds: float, size: int = SIZE) -> bytes:
+def frame(seconds: float, size: int = SIZE, grey: int = 128) -> bytes:
     picture = io.BytesIO()
-    Image.new("RGB", (size, size), "grey").save(picture, "JPEG")
+    Image.new("RGB", (size, size), (grey, grey, grey)).save(picture, "JPEG")
     return struct.pack("<d", seconds) + picture.getvalue()
 
 
@@ -259,12 +278,17 @@ def test_frames_that_come_too_fast_are_dropped_and_counted(model: Model, stub: S
     with serve(Answerer(model, stub)) as served:
         with connect(f"ws://127.0.0.1:{served.port}/live") as socket:
             for number in range(40):
-                socket.send(frame(number / 15))
+                socket.send(frame(number / 15, grey=6 * number))
             answers = [json.loads(socket.recv())]
             while answers[-1]["dropped"] + len(answers) < 40:  # each frame is answered or counted
                 answers.append(json.loads(socket.recv(timeout=60)))
         assert answers[-1]["came"] == 40
         assert answers[-1]["dropped"] > 0
+        assert all(each["dropped"] + place <= each["came"] for place, each in enumerate(answers, 1))
+        assert len(stub.seen) == len(answers) == 40 - answers[-1]["dropped"]  # none is used that is counted as dropped
+        numbers = [round(grey / 6) for grey in stub.seen]
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1] == 39  # the newest waits, older ones are dropped
         assert len(answers[0]["points"]) == 133
     assert stub.followed == stub.closed == 1
 

@@ -23,13 +23,14 @@ from cclslr.config import FinetuneConfig, PretrainConfig, load_config
 from cclslr.distributed import Process, pick_device
 from cclslr.errors import UserError
 from cclslr.inference.passes import over_clips
-from cclslr.inference.videos import find_videos, pack_videos
+from cclslr.inference.videos import find_videos, pack_decoded, pack_videos
 from cclslr.inference.weights import WEIGHTS_NAME, read_weights
 from cclslr.models.ccl import Branches, ByModality
 from cclslr.models.classifier import Classifier, from_checkpoint, not_finetuned
 from cclslr.models.fusion import fuse, join
 from cclslr.models.precision import Precision
 from cclslr.poses.base import DEFAULT
+from cclslr.shards.format import RawClip
 from cclslr.shards.info import packing
 from cclslr.shards.reader import ShardSet
 
@@ -116,12 +117,13 @@ class Model:
         return {f"{kind}_{branch}": x for kind, of in kinds.items() for branch, x in of.items()}
 
     def embed(
-        self, video: str | Path, pose: str | Path | np.ndarray | None = None, estimator: str = DEFAULT
+        self, video: str | Path | RawClip, pose: str | Path | np.ndarray | None = None, estimator: str = DEFAULT
     ) -> Embedding:
         """The features of a video file.
 
         Args:
-            video: any file that FFmpeg reads.
+            video: any file that FFmpeg reads; or a clip that is decoded already, with its keypoints if the model needs
+                them (then the other arguments say nothing).
             pose: its keypoints (T, 133, 3), as .npz, .npy or array: x, y in pixels of the video, confidence. None: the
                 file of the video's name beside it or, where there is none and the model needs them, estimated.
             estimator: by what they are estimated; take the one that the training data was made with.
@@ -164,18 +166,10 @@ class Model:
                 ) from error
         return self.packing
 
-    def _outputs(self, video: str | Path, pose: str | Path | np.ndarray | None, estimator: str) -> Arrays:
-        if not Path(video).is_file():
-            raise UserError(f"{video}: no such file")
-        (found,) = find_videos([video])
+    def _outputs(self, video: str | Path | RawClip, pose: str | Path | np.ndarray | None, estimator: str) -> Arrays:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            if isinstance(pose, np.ndarray):
-                np.save(folder / "pose.npy", pose)
-                pose = folder / "pose.npy"
-            if pose is not None:
-                found = replace(found, pose=Path(pose))
-            pack_videos([found], folder, self.how_to_pack(), "pose" in self.modalities, estimator)
+            self._pack(video, pose, estimator, folder)
             shards = ShardSet([str(folder / "shards")])
             data = self.config.data
             if data.backend == "ffcv":  # whose .beton this clip is not in; numba makes its views there, too
@@ -185,6 +179,23 @@ class Model:
                 self.forward, shards, data, self.config.views, self.modalities, 1, self.precision, alone
             )
         return {name: x[0].numpy() for name, x in outputs.items()}
+
+    def _pack(
+        self, video: str | Path | RawClip, pose: str | Path | np.ndarray | None, estimator: str, folder: Path
+    ) -> None:
+        """Pack the clip into `folder`/shards."""
+        if isinstance(video, RawClip):
+            pack_decoded(video, folder, self.how_to_pack())
+            return
+        if not Path(video).is_file():
+            raise UserError(f"{video}: no such file")
+        (found,) = find_videos([video])
+        if isinstance(pose, np.ndarray):
+            np.save(folder / "pose.npy", pose)
+            pose = folder / "pose.npy"
+        if pose is not None:
+            found = replace(found, pose=Path(pose))
+        pack_videos([found], folder, self.how_to_pack(), "pose" in self.modalities, estimator)
 
 
 def load(path: str | Path, device: str = "auto", overrides: Sequence[str] = ()) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cclslr.datasets.media import POSE_SUFFIXES, VIDEO_SUFFIXES, Files
 from cclslr.errors import BadClip, UserError
 from cclslr.files import atomic_write
 from cclslr.poses.base import DEFAULT
-from cclslr.shards.format import ManifestRow
+from cclslr.shards.format import ManifestRow, RawClip
 from cclslr.shards.pack import NothingPacked, PackOptions, PackReport, pack
 from cclslr.shards.rejections import Rejected
 
@@ -41,6 +41,17 @@ class Video:
     @property
     def source(self) -> VideoFile:
         return VideoFile(str(self.path), str(self.pose) if self.pose else None)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A `ClipSource`: a clip that is in memory already."""
+
+    clip: RawClip = field(repr=False)
+
+    def load(self) -> RawClip:
+        """The clip, in a record of its own."""
+        return replace(self.clip, meta=dict(self.clip.meta))
 
 
 def find_videos(sources: Sequence[str | Path]) -> list[Video]:
@@ -104,6 +115,20 @@ def pack_videos(
         pose = next(video.pose for video in videos if video.key == first.key)
         several = f"none of {len(videos)} videos can be used, e.g. " if len(videos) > 1 else ""
         raise UserError(several + _with_path(first.reason, first.source, pose)) from error
+
+
+def pack_decoded(clip: RawClip, folder: Path, packing: dict[str, Any]) -> PackReport:
+    """Pack one clip that is decoded already, its keypoints with it, into `folder`/shards, as `pack_videos` does.
+
+    Raises:
+        UserError: it cannot be used; says why.
+    """
+    row = ManifestRow("clip", Decoded(clip), None, None, "test", None)
+    options = PackOptions(**packing, allow_unlabelled=True)
+    try:
+        return pack([row], folder / "shards", options, classes=[], workers=0, aside=True)
+    except NothingPacked as error:
+        raise UserError(error.rejected[0].reason) from error
 
 
 def _estimated(video: Video, path: Path, estimator: str) -> Path:

@@ -64,7 +64,8 @@ class Answerer:
             if not np.isfinite(keypoints_TKC).all() or not (keypoints_TKC[..., 2] > CONFIDENT).any():
                 raise BadClip("nobody was found in the video: the signer's head, arms and hands must be seen")
         with timed(stages, "recognise"):
-            embedded = self.model.embed(path, keypoints_TKC)
+            clip.keypoints_TKC = keypoints_TKC
+            embedded = self.model.embed(clip)
         with timed(stages, "nearest"):
             nearest = self.nearest(embedded)
         with timed(stages, "film"):
