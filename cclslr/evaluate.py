@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         "--shots", type=int, nargs="+", default=[1, 5], metavar="N", help="examples a sign (default 1 5; also all)"
     )
     retrieval.add_argument("--draws", type=int, default=5, metavar="N", help="choices of these examples (default 5)")
+    retrieval.add_argument("--seed", type=int, default=0, metavar="N", help="of these choices (default 0)")
     args = parser.parse_intermixed_args(argv)
     if args.retrieval:
         retrieve(args)
@@ -90,6 +91,8 @@ def retrieve(args: argparse.Namespace) -> None:
         raise UserError(f"--dictionary and --split are both {args.split}: each query would find itself")
     if min(*args.shots, args.draws) < 1:
         raise UserError("--shots and --draws must be at least 1")
+    if args.seed < 0:
+        raise UserError("--seed must be at least 0")
     sides = (args.dictionary, args.split)
     if args.checkpoint.suffix == ".parquet":
         whole = read_features(args.checkpoint)
@@ -108,7 +111,7 @@ def retrieve(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace, dictionary: FeatureSet, queries: FeatureSet, classes: int) -> None:
-    told = evaluate_retrieval(dictionary, queries, classes, args.shots, args.draws)
+    told = evaluate_retrieval(dictionary, queries, classes, args.shots, args.draws, args.seed)
     told["logits"] = evaluate_logits(queries, queries.about.get("classes", []))
     folder = args.out or args.checkpoint.parent
     path = folder / f"{args.split}_retrieval.json"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cclslr.__main__ import main
 from cclslr.errors import UserError
-from cclslr.inference.features import FeatureSet
+from cclslr.inference.dictionary import open_index
+from cclslr.inference.features import FeatureSet, read_features
 from cclslr.inference.retrieval import (
+    METRICS,
     evaluate_logits,
     evaluate_retrieval,
     ranks,
@@ -19,6 +23,7 @@ from cclslr.inference.retrieval import (
     search,
     sign_scores,
 )
+from cclslr.study.stage import Stage, Work, kinds
 
 
 def unit(random: np.random.Generator, rows: int, size: int = 6) -> np.ndarray:
@@ -122,3 +127,57 @@ def test_search_gives_one_example_a_gloss_or_every_clip() -> None:
         search(query, index, "f", 1)
     with pytest.raises(UserError, match="has 6 numbers, of the query 5"):
         search(query[:5], index, "g", 1)
+
+
+def test_draws_of_another_seed_are_others() -> None:
+    random = np.random.default_rng(3)
+    dictionary = feature_set([0, 1, 2] * 20, {"g_pose": unit(random, 60)})
+    queries = feature_set([0, 1, 2] * 10, {"g_pose": unit(random, 30)})
+    told = [evaluate_retrieval(dictionary, queries, 3, [1], 4, seed)["scores"]["g_pose"] for seed in (0, 0, 1)]
+    assert told[0] == told[1]
+    assert told[0]["1"] != told[2]["1"]
+    assert told[0]["all"] == told[2]["all"]
+
+
+def sequences(path: Path) -> Path:
+    """Two people's recordings of three signs, a wrist's place for each, and of one sign that one of them shows."""
+    random = np.random.default_rng(4)
+    labels = np.array([*[0, 1, 2] * 6, *[0, 1, 3] * 3])
+    sources = np.array(["ann"] * 18 + ["bob"] * 9)
+    keypoints = np.zeros((27, 10, 133, 3), np.float16)
+    keypoints[..., 2] = 0.9
+    keypoints[..., :2] = random.uniform(0.45, 0.55, (27, 1, 133, 2))
+    keypoints[:, :, 5, :2], keypoints[:, :, 6, :2] = (0.6, 0.4), (0.4, 0.4)
+    keypoints[:, :, 9, 1] = 0.9 - 0.2 * labels[:, None]
+    np.savez(path, keypoints=keypoints, y=labels, classes=np.array(["a", "b", "c", "d"]), source=sources)
+    return path
+
+
+def test_a_stage_of_a_study_asks_a_dictionary_of_coordinates(tmp_path: Path) -> None:
+    shards = str(tmp_path / "shards")
+    main(["pack", "keypoints", str(sequences(tmp_path / "x.npz")), "--test-source", "bob", "--out", shards])
+    kind = kinds()["retrieval"]
+    for settings in ({}, {"features": "input", "frames": 6, "shots": [2]}):
+        config = kind.resolve(settings, 7)
+        folder = tmp_path / config["features"]
+        stage = Stage("retrieval", "retrieval", config, {})
+        for words in kind.commands(Work("x", stage, folder, {"shards": [shards], "from": []}, {}, 1)):
+            main(words)
+        (scores,) = kind.scores(folder, config).values()
+        assert set(scores) == {f"{metric} of {n}" for metric in METRICS for n in [*config["shots"], "all"]}
+        features = read_features(folder / "coordinates.parquet")
+        of_ann = features.chosen(np.array(features.splits) == "train")
+        asked = features.chosen(np.array(features.splits) == "test")
+        assert (len(of_ann), sorted(set(asked.labels.tolist()))) == (18, [0, 1])  # bob's own sign is left out
+        places = [
+            plain_rank(query.astype(float), of_ann["g_pose"], of_ann.labels.tolist(), own)
+            for query, own in zip(asked["g_pose"], asked.labels.tolist())
+        ]
+        assert scores["recall_1 of all"] == pytest.approx(100 * np.mean([place == 1 for place in places]))
+        assert scores["mrr of all"] == pytest.approx(100 * np.mean([1 / place for place in places]))
+    with pytest.raises(UserError, match="features of no checkpoint"):
+        open_index(tmp_path / "input" / "coordinates.parquet", None, None, [])
+    with pytest.raises(UserError, match="unknown setting frame; there are split"):
+        kind.resolve({"frame": 3}, 0)
+    with pytest.raises(UserError, match="features is 'encoder'"):
+        kind.resolve({"features": "encoder"}, 0)

@@ -35,6 +35,10 @@ def open_index(
         index = index.chosen(np.array(index.splits) == split)
     if not len(index):
         raise UserError(f"{path}: no clip of split {split!r}")
+    if "checkpoint" not in index.about:
+        raise UserError(
+            f"{path}: features of no checkpoint, so no clip can be compared with them; cclslr embed makes such"
+        )
     model = load(checkpoint or index.about["checkpoint"], overrides=overrides)
     if checksum(model.source) != index.about["checkpoint_sha256"]:
         raise UserError(

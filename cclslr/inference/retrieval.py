@@ -65,7 +65,7 @@ def retrieval_metrics(ranks_Q: np.ndarray) -> dict[str, float]:
 
 
 def evaluate_retrieval(
-    dictionary: FeatureSet, queries: FeatureSet, classes: int, shots: list[int], draws: int
+    dictionary: FeatureSet, queries: FeatureSet, classes: int, shots: list[int], draws: int, seed: int = 0
 ) -> dict[str, Any]:
     """The metrics of every feature, by number of examples a sign, as plain JSON.
 
@@ -74,6 +74,7 @@ def evaluate_retrieval(
         classes: signs of that data set.
         shots: examples of each sign that are kept, chosen by hash; a sign that has fewer keeps all. Always also: all.
         draws: choices for each of `shots`.
+        seed: of these choices; none of them is another seed's.
 
     Returns:
         "scores": feature → "1", "5", …, "all" → metric → [mean, standard deviation over the draws]; "queries", and how
@@ -93,9 +94,9 @@ def evaluate_retrieval(
         scores[name] = {}
         for shot in [*map(str, shots), "all"]:
             found = []
-            for seed in range(1 if shot == "all" else draws):
+            for draw in range(1 if shot == "all" else draws):
                 of_sign = None if shot == "all" else int(shot)
-                rows = select_clips(labelled.labels, seed, labels_per_class=of_sign)
+                rows = select_clips(labelled.labels, seed * draws + draw, labels_per_class=of_sign)
                 scores_QK = sign_scores(chosen[name], labelled[name][rows], labelled.labels[rows], classes)
                 found.append(retrieval_metrics(ranks(scores_QK, chosen.labels)))
             of = {metric: [one[metric] for one in found] for metric in METRICS}

@@ -7,11 +7,13 @@ standardised features; `nearest`, the nearest labelled clip, by Euclidean distan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -23,7 +25,9 @@ from cclslr.data.pose import CONFIDENT
 from cclslr.distributed import Process, process_group
 from cclslr.errors import UserError
 from cclslr.files import write_json
-from cclslr.inference.passes import over_clips
+from cclslr.inference.embed import features_of
+from cclslr.inference.features import FeatureSet
+from cclslr.inference.passes import Outputs, over_clips
 from cclslr.keypoints import WHOLEBODY
 from cclslr.keys import key
 from cclslr.models.ccl import Branches, ByModality
@@ -33,6 +37,7 @@ from cclslr.shards.reader import ShardSet
 from cclslr.training.metrics import accuracies
 
 LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6  # of the whole-body keypoints
+COORDINATES = ("shoulders", "input")  # features that no network made
 USED = [k for group in ("body", "left_hand", "right_hand") for k in WHOLEBODY[group]]
 
 
@@ -44,7 +49,7 @@ class BaselineConfig:
     views: ViewConfig = field(default_factory=lambda: ViewConfig(pose_frames=12))
     model: ModelConfig = field(default_factory=lambda: ModelConfig(modalities=["pose"]))
     run: RunConfig = field(default_factory=lambda: RunConfig(dir="runs/baseline"))
-    features: str = key("shoulders", "what is classified", choices=("shoulders", "input", "encoder"))
+    features: str = key("shoulders", "what is classified", choices=(*COORDINATES, "encoder"))
     classifier: str = key("logistic", "how", choices=("logistic", "nearest"))
     pretrained: str | None = key(None, "checkpoint of cclslr train, for the features of its encoder")
     eval_split: str = key("test", "clips of this split are classified")
@@ -108,6 +113,25 @@ def features(cfg: BaselineConfig, shards: ShardSet, process: Process) -> dict[st
     if len(clip_ids) < len(shards):
         raise UserError(f"{len(shards) - len(clip_ids)} clips cannot be read; see cclslr check")
     return {name: x.flatten(1).numpy() for name, x in join(found).items()}
+
+
+def coordinates(paths: Sequence[str], what: str, frames: int) -> FeatureSet:
+    """The coordinates of every clip as one vector of length 1, in the place of an encoder's g.
+
+    Args:
+        what: one of `COORDINATES`.
+        frames: of each clip, evenly spread.
+
+    Raises:
+        UserError: a clip without keypoints, or one that cannot be read.
+    """
+    shards = ShardSet(list(paths))
+    cfg = BaselineConfig(DataConfig(list(paths)), ViewConfig(pose_frames=frames), features=what)
+    x_ND = torch.from_numpy(features(cfg, shards, Process(0, 1, torch.device("cpu")))["pose"])
+    values = {"g_pose": F.normalize(x_ND, dim=1)}
+    found = features_of(shards, Outputs(values, torch.arange(len(shards)), torch.tensor(shards.rows.labels_N)))
+    found.about = {"features": what, "frames": frames, "shards": list(paths)}
+    return found
 
 
 def classify(how: str, train_ND: np.ndarray, labels_N: np.ndarray, test_QD: np.ndarray, classes: int) -> np.ndarray:
