@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   cclslr export runs/finetune/last.pt --out exported
   cclslr export runs/finetune/last.pt --format onnx safetensors --branch pose
   cclslr export runs/pretrain/last.pt --format torchscript --verify 50
+  cclslr export runs/finetune/last.pt --branch pose --quantise int8 int4
 
 Needs the extra: pip install -c constraints.txt 'cclslr[export]'"""
 
@@ -37,7 +38,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: export, beside the checkpoint)")
     parser.add_argument("--verify", type=int, default=200, metavar="N", help="clips to compare on (default 200)")
     parser.add_argument("--no-verify", action="store_const", const=0, dest="verify", help="compare nothing")
-    parser.add_argument("--no-int8", action="store_true", help="without the pose branch in 8-bit weights")
+    parser.add_argument(
+        "--quantise", nargs="*", choices=("int8", "int4"), default=["int8"], metavar="BITS",
+        help="also the pose branch as ONNX in fewer bits: int8, int4 (default int8; nothing: neither)",
+    )  # fmt: skip
     parser.add_argument("--no-clip", action="store_true", help="put no clip of the data set into the folder")
     parser.add_argument("--licence", default="other", help="of the card, as the Hub calls it (default other)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stored config")
@@ -59,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             formats=args.format,
             branches=args.branch,
             verify=args.verify,
-            int8=not args.no_int8,
+            quantise=args.quantise,
             clip=not args.no_clip,
             licence=args.licence,
             overrides=args.overrides,

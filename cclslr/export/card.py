@@ -9,6 +9,7 @@ import yaml
 
 from cclslr import __version__
 from cclslr.export.graphs import FORMATS
+from cclslr.export.quantise import quantised
 from cclslr.export.request import Exported, Request
 from cclslr.inference.model import Model
 from cclslr.inference.weights import WEIGHTS_NAME
@@ -98,8 +99,8 @@ def _files(model: Model, folder: Path, clip: str | None) -> dict[str, str]:
         branch = name.split(".")[0]
         if name == WEIGHTS_NAME:
             meanings[name] = 'weights; `cclslr.load("this folder")` reads them'
-        elif name == "pose_int8.onnx":
-            meanings[name] = "the pose branch with 8-bit weights in its matrix products"
+        elif (precision := quantised(name)) is not None:
+            meanings[name] = f"the pose branch: {precision.meaning}"
         elif any(name.endswith(form.suffix) for form in FORMATS.values()):
             meanings[name] = f"graph: {' and '.join(_modalities(model, branch))}"
         elif name == "parity.json":

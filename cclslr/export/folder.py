@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from cclslr import checkpoint
 from cclslr.errors import BadClip, UserError
 from cclslr.export import card, preprocess
-from cclslr.export.graphs import FORMATS, Graph, Run, branches, cut_onnx, open_onnx, write_int8
+from cclslr.export.graphs import FORMATS, Graph, Run, branches, cut_onnx, open_onnx
+from cclslr.export.quantise import PRECISIONS, quantised
 from cclslr.export.request import Exported, Request
 from cclslr.export.verify import Parity, compare, each_view, latency, one_clip
 from cclslr.files import read_json, write_json
@@ -69,11 +71,12 @@ def _fill(folder: Path, model: Model, request: Request, wanted: list[str], shard
     runs: dict[str, tuple[Graph, Run]] = {}
     for kind in request.formats:
         if kind != WEIGHTS:
-            runs |= _write_graphs(folder, model, kind, wanted, request.int8)
+            runs |= _write_graphs(folder, model, kind, wanted, request.quantise)
     done = Exported(request.out, [])
     if request.verify and runs:
         count = request.verify if shards is not None else min(request.verify, 20)
-        done.parity = compare(model, runs, each_view(model, shards, count))
+        seen = [m for m in model.modalities if any(m in graph.inputs for graph, _ in runs.values())]
+        done.parity = compare(model, runs, each_view(model, shards, count, seen))
         _measure(done.parity, folder, model, runs)
         on = f"{', '.join(model.config.data.shards)}, test" if shards is not None else "random views: no data set"
         done.measured_on = on
@@ -92,7 +95,9 @@ def _state(path: Path) -> dict[str, Any]:
     return read_weights(path) if exported else checkpoint.load(path)
 
 
-def _write_graphs(folder: Path, model: Model, kind: str, wanted: list[str], int8: bool) -> dict[str, tuple[Graph, Run]]:
+def _write_graphs(
+    folder: Path, model: Model, kind: str, wanted: list[str], quantise: Sequence[str]
+) -> dict[str, tuple[Graph, Run]]:
     """The files of one format: what each is, and how it is run, by name."""
     form, runs = FORMATS[kind], {}
     whole = folder / f"fused{form.suffix}"
@@ -103,10 +108,11 @@ def _write_graphs(folder: Path, model: Model, kind: str, wanted: list[str], int8
         else:
             form.write(graph, path)
         runs[path.name] = graph, form.open(path, graph)
-    if kind == "onnx" and int8 and "pose" in wanted:
-        path = folder / "pose_int8.onnx"
-        write_int8(folder / "pose.onnx", path)
-        runs[path.name] = Graph(model, "pose"), open_onnx(path)
+    if kind == "onnx" and "pose" in wanted:
+        for name in quantise:
+            path = folder / f"pose_{name}.onnx"
+            PRECISIONS[name].write(folder / "pose.onnx", path)
+            runs[path.name] = Graph(model, "pose"), open_onnx(path)
     return runs
 
 
@@ -119,7 +125,7 @@ def _measure(parity: dict[str, Parity], folder: Path, model: Model, runs: dict[s
             views, found = one_clip(model, graph), parity[name]
             found.ms, found.ms_p95 = latency(lambda run=run, views=views: run(views))  # type: ignore[misc]
             found.bytes = (folder / name).stat().st_size
-            if "int8" not in name and not found.good:
+            if quantised(name) is None and not found.good:
                 raise RuntimeError(f"{name} differs from the model by {found.difference}, of {found.largest}")
     finally:
         torch.set_num_threads(threads)

@@ -7,7 +7,6 @@ deprecated, and only this one keeps the batch dynamic by a proof instead of by w
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +66,7 @@ def branches(model: Model) -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Exporters speak of their own insides; and no fused attention, which no other runtime has."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -88,9 +87,9 @@ def write_onnx(graph: Graph, path: Path) -> None:
     Raises:
         UserError: the packages of the extra are not installed.
     """
-    _need("onnx", "onnxscript", "onnxruntime")
+    need("onnx", "onnxscript", "onnxruntime")
     batch = torch.export.Dim("batch", min=1)
-    with _quiet():
+    with quiet():
         # Traced first: given the module, torch.onnx.export fixes a batch that it cannot keep dynamic, and says nothing.
         shapes = (tuple({0: batch} for _ in graph.inputs),)
         program = torch.export.export(graph, tuple(graph.example.values()), dynamic_shapes=shapes, strict=False)
@@ -121,29 +120,16 @@ def cut_onnx(whole: Path, path: Path, graph: Graph) -> None:
     onnx.save(part, path)
 
 
-def write_int8(source: Path, path: Path) -> None:
-    """Weights of the matrix products in 8 bits a number, one scale a column; activations are scaled as they come."""
-    _need("onnx", "onnxruntime")
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_dynamic(prepared, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
-
-
 def write_torchscript(graph: Graph, path: Path) -> None:
     """Write a traced module; its forward takes the inputs in order and gives the tuple of outputs."""
-    with _quiet():
+    with quiet():
         traced = torch.jit.trace(graph.eval(), tuple(graph.example.values()), check_trace=False)
         torch.jit.save(torch.jit.freeze(traced), str(path))  # weights of the other branch are left out
 
 
 def open_onnx(path: Path, threads: int = 1) -> Run:
     """The .onnx file in ONNX Runtime on the CPU."""
-    _need("onnxruntime")
+    need("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -182,7 +168,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def _need(*packages: str) -> None:
+def need(*packages: str) -> None:
     for name in packages:
         try:
             __import__(name)

@@ -18,7 +18,7 @@ class Request:
     formats: Sequence[str] = ("onnx",)
     branches: Sequence[str] = ()  # empty: all that the model has
     verify: int = 200  # clips on which each graph is compared with the model; 0: none
-    int8: bool = True  # also the pose branch with 8-bit weights, where ONNX is written
+    quantise: Sequence[str] = ("int8",)  # also the pose branch in these of `PRECISIONS`, where ONNX is written
     clip: bool = True  # put a clip of the data set into the folder
     licence: str = "other"  # of the card's front matter
     overrides: Sequence[str] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -45,18 +45,25 @@ class Parity:
         return asdict(self)
 
 
-def each_view(model: Model, shards: ShardSet | None, count: int) -> Iterator[ByModality]:
-    """The evaluation views of `count` clips spread over the data set, a batch at a time; None: random views."""
+def each_view(
+    model: Model, shards: ShardSet | None, count: int, modalities: Sequence[str] | None = None
+) -> Iterator[ByModality]:
+    """The evaluation views of `count` clips spread over the data set, a batch at a time; None: random views.
+
+    Args:
+        modalities: those that are looked at (default: all of the model's).
+    """
+    modalities = list(modalities or model.modalities)
     cfg = model.config
     if shards is None:
         for seed in range(count):
-            yield {m: example(model, m, 1, seed) for m in model.modalities}
+            yield {m: example(model, m, 1, seed) for m in modalities}
         return
     clip_ids = np.unique(np.linspace(0, len(shards) - 1, min(count, len(shards))).round().astype(np.int64))
     plan = EvalPlan(clip_ids, min(8, cfg.optim.micro_batch))
     alone = Process(0, 1, torch.device("cpu"))
     data = cfg.data if cfg.views.size % 4 else replace(cfg.data, backend="numba")  # which needs nothing installed
-    loader = Loader(data, cfg.views, shards, plan, alone, model.modalities, seed=0, augment=False)
+    loader = Loader(data, cfg.views, shards, plan, alone, modalities, seed=0, augment=False)
     with loader.start(0):
         for clips in loader:
             views = {"rgb": clips.rgb_VBTHWC, "pose": clips.pose_VBTJC}
