@@ -1,4 +1,4 @@
-"""Coordinates as features of clips: what a dictionary of learned features has to beat.
+"""Coordinates as features: what a dictionary has to beat.
 
     cclslr study coordinates shards/mine --out coordinates.parquet
     cclslr study coordinates shards/mine --features input --frames 64 --out coordinates.parquet
