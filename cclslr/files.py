@@ -89,8 +89,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; a broken one is a `UserError` that names it."""
-    path = Path(path)
+    return parse_json(Path(path).read_bytes(), str(path))
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """The value of a JSON file; a broken one is a `UserError` that begins with `name`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(data.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+        raise UserError(f"{name}: not valid JSON ({error})") from error

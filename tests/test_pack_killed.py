@@ -15,7 +15,7 @@ from clusters import cluster
 
 from cclslr.files import read_json
 from cclslr.shards.executor import WorkerDied, run_tasks
-from cclslr.shards.pack import only_one
+from cclslr.shards.place import place_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,7 +113,7 @@ def _children(parent: int) -> list[tuple[int, str]]:
 
 
 def test_two_tools_do_not_pack_into_one_folder(tmp_path: Path) -> None:
-    with only_one(tmp_path):
+    with place_of(tmp_path).hold():
         second = subprocess.run(command(tmp_path), capture_output=True, text=True)
     assert second.returncode == 2
     assert "being packed by another process" in second.stderr

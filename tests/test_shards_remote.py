@@ -8,9 +8,6 @@ import hashlib
 import http.server
 import os
 import pickle
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from object_storage import S3Server
 
 from cclslr.shards import cache as cache_module
 from cclslr.shards import remote
@@ -176,80 +174,6 @@ def test_http_reads_like_local(web: str, folder: Path, tmp_path: Path) -> None:
 
 
 # --- a real S3 server in a process of its own
-
-
-class S3Server:
-    """moto's server behind a port of ours, so that it can be killed and come back with its objects at one address."""
-
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._objects: dict[str, bytes] = {}
-        self._process: subprocess.Popen | None = None
-        self._listener: socket.socket | None = None
-        self._open: list[socket.socket] = []
-
-    def put(self, key: str, data: bytes) -> None:
-        self._objects[key] = data
-        if self._process is not None:
-            self._client().put_object(Bucket="bucket", Key=key, Body=data)
-
-    def start(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._backend = probe.getsockname()[1]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._backend)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._backend), 1):
-                break
-            time.sleep(0.05)
-        self._client().create_bucket(Bucket="bucket")
-        for key, data in self._objects.items():
-            self._client().put_object(Bucket="bucket", Key=key, Body=data)
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def stop(self) -> None:
-        assert self._process is not None
-        assert self._listener is not None
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-        for connection in self._open:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def _client(self):
-        import boto3
-
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-        return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{self._backend}", **keys)
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                inside, _ = listener.accept()
-                outside = socket.create_connection(("127.0.0.1", self._backend))
-                self._open += [inside, outside]
-                for a, b in ((inside, outside), (outside, inside)):
-                    threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture(scope="module")

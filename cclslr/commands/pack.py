@@ -33,6 +33,7 @@ from cclslr.shards.keypoint_file import PoseReading
 from cclslr.shards.layouts import LAYOUTS
 from cclslr.shards.leak_search import evidence, search_rows, shared_signers
 from cclslr.shards.pack import NothingPacked, pack
+from cclslr.shards.place import FolderPlace, place_of
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ examples:
   cclslr pack wlasl --help                     the options of one importer
   cclslr pack msasl ... --dry-run --report msasl.json
   cclslr pack slr500 ... --scheduler tcp://head:8786     on a cluster, see docs/cluster.md
+  cclslr pack wlasl ... --out s3://bucket/shards/wlasl   object storage; credentials as fsspec finds them
   cclslr pack --from shards/a --out shards/b --clips-per-shard 1000       packed clips in other shards; --from --help
   cclslr pack --from shards/a shards/b --out shards/ab                    two sets as one, without decoding
 """
@@ -73,7 +75,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     default = PackOptions()
     group = parser.add_argument_group("packing")
-    group.add_argument("--out", required=True, metavar="DIR", help="folder of the packed data set, e.g. shards/mine")
+    group.add_argument(
+        "--out", required=True, metavar="DIR", help="folder or URL of the packed data set, e.g. shards/mine"
+    )
     group.add_argument(
         "--codec", choices=codecs(), default=default.codec,
         help="; ".join(f"{codec.name}: {codec.about}" for codec in codecs().values()) + f" (default {default.codec})",
@@ -127,7 +131,7 @@ def from_packed(argv: list[str]) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="cclslr pack", description=reshard.__doc__, formatter_class=raw)
     parser.add_argument("--from", dest="sources", nargs="+", required=True, metavar="SET", help="packed sets, or URLs")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the new set")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder or URL of the new set")
     per_shard = PackOptions().clips_per_shard
     parser.add_argument("--clips-per-shard", type=int, default=per_shard, metavar="N", help=f"default {per_shard}")
     parser.add_argument("--prefix", action="store_true", help="put the name of its set before each key")
@@ -148,7 +152,7 @@ def from_packed(argv: list[str]) -> int:
         console.print(f"{result.shards_reused} shards were already there")
     show_rejected(result.rejected)
     rejected = len(result.rejected)
-    reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
+    reasons = f", {rejected} rejected, see {args.out.rstrip('/')}/{REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
     return ExitCode.SOME_BAD if rejected else ExitCode.DONE
 
@@ -164,6 +168,12 @@ def main(argv: list[str] | None = None) -> int:
         if not args.masks:
             raise UserError("--mask-options says how masks are made, so it needs --masks")
         mask_settings(args.mask_options)  # a wrong one is found before hours of packing
+    place = place_of(args.out)
+    if not isinstance(place, FolderPlace) and (args.masks or args.estimate):
+        raise UserError(
+            "--masks and --estimate work on a folder of this machine: pack into one, then cclslr pack --from FOLDER "
+            f"--out {args.out}"
+        )
     options = PackOptions(
         codec=args.codec,
         size=args.size,
@@ -187,10 +197,9 @@ def main(argv: list[str] | None = None) -> int:
         ("duplicates", DUPLICATES_NAME, found.report.duplicates),
     ):
         if lines:
-            path = Path(args.out) / name
-            with atomic_write(path, "w") as file:
+            with place.writing(name) as folder, atomic_write(folder / name, "w") as file:
                 file.writelines(f"{line}\n" for line in lines)
-            console.print(f"{what} are listed in {path}", soft_wrap=True)
+            console.print(f"{what} are listed in {place.name}/{name}", soft_wrap=True)
     refused = [Rejected("", reason, args.importer) for reason in found.report.rejected]
     if args.dry_run:
         show_rejected(refused)
@@ -231,7 +240,7 @@ def main(argv: list[str] | None = None) -> int:
             style="yellow", soft_wrap=True,
         )  # fmt: skip
     show_rejected(result.rejected)
-    reasons = f", {rejected} rejected, see {Path(args.out) / REJECTED_NAME}" if rejected else ", none rejected"
+    reasons = f", {rejected} rejected, see {args.out.rstrip('/')}/{REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
     return ExitCode.SOME_BAD if rejected else ExitCode.DONE
 

@@ -36,7 +36,8 @@ from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow, check_shard_names
 from cclslr.shards.index import INDEX_NAME, index_writer, rows_of, shard_tables
 from cclslr.shards.info import INFO_NAME, load_info
-from cclslr.shards.pack import finish, only_one
+from cclslr.shards.pack import finish
+from cclslr.shards.place import place_of
 from cclslr.shards.reader import encode_masks
 from cclslr.shards.writer import PackedClip, ShardFile, open_shard
 
@@ -83,7 +84,7 @@ def make_masks(
     if not (folder / INFO_NAME).is_file():
         raise FileNotFoundError(f"{folder} is no packed data set; pack one with cclslr pack")
     if process.main:
-        with only_one(folder):
+        with place_of(folder).hold():
             _exchange(folder)
     process.gather_objects(None)  # the others read the index afterwards
     recipe = settings.recipe()
@@ -107,7 +108,7 @@ def make_masks(
             pass
         process.gather_objects(None)
         return {}
-    with only_one(folder):
+    with place_of(folder).hold():
         last = time.monotonic()
         for _ in results:
             if time.monotonic() - last > COMMIT_EVERY:

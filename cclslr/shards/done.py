@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,16 +18,17 @@ import pyarrow as pa
 
 from cclslr.console import console
 from cclslr.errors import UserError
-from cclslr.files import read_json, write_json
+from cclslr.files import parse_json, write_json
 from cclslr.shards.clip import PackOptions
-from cclslr.shards.convert import folder_columns
 from cclslr.shards.format import ManifestRow, check_shard_names
 from cclslr.shards.index import SCHEMA, index_writer, table_of, tables
 from cclslr.shards.info import INFO_NAME, DatasetInfo
-from cclslr.shards.rejections import REJECTED_NAME, Rejected, read_rejected
-from cclslr.shards.writer import ShardFile
+from cclslr.shards.place import Place, place_of
+from cclslr.shards.rejections import REJECTED_NAME, Rejected, parse_rejected
+from cclslr.shards.writer import ShardFile, idx_name
 
 PARTS_NAME = ".parts"  # a part for each finished shard, while packing is under way
+_OF_PACKING = re.compile(rf"shard-[^/]*\.(tar|idx)|{re.escape(PARTS_NAME)}/[^/]*\..*")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Task(Protocol):
 
     @property
     def folder(self) -> str:
-        """Of the data set."""
+        """Of the data set, or its URL."""
         ...
 
     @property
@@ -93,83 +95,83 @@ class ShardPart:
 
 def keep(task: Task, shard: ShardFile, rejected: list[Rejected]) -> ShardPart:
     """Note that a shard is done."""
-    path = _part_path(task)
-    with index_writer(path.with_suffix(".parquet")) as writer:
-        writer.add(shard.table)
-    rows_sha256 = hashlib.sha256(path.with_suffix(".parquet").read_bytes()).hexdigest()
-    part = ShardPart(task.fingerprint, shard.name, shard.bytes, shard.sha256, rows_sha256, rejected)
-    write_json(path, dataclasses.asdict(part))
+    rows, note = _part_names(task)
+    with place_of(task.folder).writing(rows, note) as folder:
+        with index_writer(folder / rows) as writer:
+            writer.add(shard.table)
+        rows_sha256 = hashlib.sha256((folder / rows).read_bytes()).hexdigest()
+        part = ShardPart(task.fingerprint, shard.name, shard.bytes, shard.sha256, rows_sha256, rejected)
+        write_json(folder / note, dataclasses.asdict(part))
     return part
 
 
-def _part_path(task: Task) -> Path:
-    return Path(task.folder) / PARTS_NAME / f"{Path(task.name).stem}.json"
+def _part_names(task: Task) -> tuple[str, str]:
+    """The rows of a shard, and the JSON about it."""
+    stem = f"{PARTS_NAME}/{Path(task.name).stem}"
+    return f"{stem}.parquet", f"{stem}.json"
 
 
-def finished(task: Task) -> ShardPart | None:
-    """The part of a shard that an earlier run completed with the same recipe."""
-    path, tar = _part_path(task), Path(task.folder) / task.name
-    rows = path.with_suffix(".parquet")
-    if not all(file.exists() for file in (path, rows, tar, tar.with_suffix(".idx"))):
+def finished(place: Place, there: dict[str, int], task: Task) -> ShardPart | None:
+    """The part of a shard that an earlier run completed with the same recipe.
+
+    Args:
+        there: `place.sizes()`.
+    """
+    rows, note = _part_names(task)
+    if not there.keys() >= {rows, note, task.name, idx_name(task.name)}:
         return None
-    value = read_json(path)
-    if value["fingerprint"] != task.fingerprint or value.get("bytes") != tar.stat().st_size:
+    value = parse_json(place.read(note), f"{place.name}/{note}")
+    if value["fingerprint"] != task.fingerprint or value.get("bytes") != there[task.name]:
         return None
-    if hashlib.sha256(rows.read_bytes()).hexdigest() != value["rows_sha256"]:
+    if hashlib.sha256(place.read(rows)).hexdigest() != value["rows_sha256"]:
         return None
     return ShardPart(**{**value, "rejected": [Rejected(**item) for item in value["rejected"]]})
 
 
-def shard_of(task: Task, part: ShardPart) -> ShardFile:
+def shard_of(place: Place, task: Task, part: ShardPart) -> ShardFile:
     """A finished shard with its rows."""
-    path = _part_path(task).with_suffix(".parquet")
-    with open(path, "rb") as file:
-        rows = pa.concat_tables([SCHEMA.empty_table(), *tables(file, str(path), part.rows_sha256)])
-    return ShardFile(part.name, part.bytes, part.sha256, rows)
+    name = _part_names(task)[0]
+    found = tables(io.BytesIO(place.read(name)), f"{place.name}/{name}", part.rows_sha256)
+    return ShardFile(part.name, part.bytes, part.sha256, pa.concat_tables([SCHEMA.empty_table(), *found]))
 
 
-def clear(out: Path, tasks: Sequence[Task]) -> None:
-    """Remove what a killed run left half-written, and shards of another plan."""
-    for path in out.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def clear(place: Place, tasks: Iterable[Task]) -> dict[str, int]:
+    """Remove what a killed run left half-written, and shards of another plan; returns `place.sizes()` of the rest."""
+    place.tidy()
     kept = {Path(task.name).stem for task in tasks}
-    for path in [*out.glob("shard-*.tar"), *out.glob("shard-*.idx"), *(out / PARTS_NAME).glob("*.*")]:
-        if path.stem not in kept:
-            path.unlink()
+    there = place.sizes()
+    gone = {name for name in there if _OF_PACKING.fullmatch(name) and Path(name).stem not in kept}
+    if gone:
+        place.remove(gone)
+    return {name: size for name, size in there.items() if name not in gone}
 
 
-def whole_shards(out: Path, info: DatasetInfo) -> set[str]:
+def whole_shards(place: Place, info: DatasetInfo) -> set[str]:
     """The shards of a finished data set that are as they were written: by checksum, since a second packing is how one
-    mends a set that was damaged. None where its index is not."""
+    mends a set that was damaged; by size under a URL. None where its index is not."""
     try:
-        folder_columns(out, info)
+        place.columns(info)
     except (UserError, FileNotFoundError):
         return set()
-    check_shard_names([entry["name"] for entry in info["shards"]], out / INFO_NAME)
-    whole = set()
-    for entry in info["shards"]:
-        path = out / entry["name"]
-        if path.is_file() and path.stat().st_size == entry["bytes"] and path.with_suffix(".idx").is_file():
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]:
-                    whole.add(entry["name"])
-    return whole
+    check_shard_names([entry["name"] for entry in info["shards"]], f"{place.name}/{INFO_NAME}")
+    there = place.sizes()
+    return place.whole(entry for entry in info["shards"] if idx_name(entry["name"]) in there)
 
 
-def reopen(out: Path, info: DatasetInfo, whole: set[str], tasks: Sequence[Task]) -> None:
+def reopen(place: Place, info: DatasetInfo, whole: set[str], tasks: Iterable[Task]) -> None:
     """Make a damaged data set an unfinished one, of which the whole shards are done.
 
     Shards with masks are other files than those that packing makes: they are done again, and their masks after them.
     """
     lost = [entry["name"] for entry in info["shards"] if entry["name"] not in whole]
-    console.print(f"{out}: {', '.join(lost[:3])}{', …' if len(lost) > 3 else ''} damaged or gone; packed again")
+    console.print(f"{place.name}: {', '.join(lost[:3])}{', …' if len(lost) > 3 else ''} damaged or gone; packed again")
     if info.get("masks"):
-        console.print(f"the masks are gone with them: make them again with cclslr masks {out}", style="yellow")
-    rejected = read_rejected(out) if (out / REJECTED_NAME).exists() else []
+        console.print(f"the masks are gone with them: make them again with cclslr masks {place.name}", style="yellow")
+    rejected = rejected_at(place)
     entries = {entry["name"]: entry for entry in info["shards"]}
     by_name = {task.name: task for task in tasks if task.name in whole}
     if by_name:
-        columns = folder_columns(out, info)
+        columns = place.columns(info)
         for name, numbers in columns.by_shard():
             if name in by_name:
                 rows = [columns.row(number) for number in numbers.tolist()]
@@ -177,5 +179,13 @@ def reopen(out: Path, info: DatasetInfo, whole: set[str], tasks: Sequence[Task])
                 keys = set(task.keys) - {row.key for row in rows}
                 shard = ShardFile(name, entry["bytes"], entry["sha256"], table_of(rows))
                 keep(task, shard, [item for item in rejected if item.key in keys])
-    shutil.rmtree(out / ".masks", ignore_errors=True)  # of shards that are not there any more
-    (out / INFO_NAME).unlink()  # from here on it is a run that was stopped
+    place.remove([".masks"])  # of shards that are not there any more
+    place.remove([INFO_NAME])  # from here on it is a run that was stopped
+
+
+def rejected_at(place: Place) -> list[Rejected]:
+    """What an earlier run rejected; nothing where it said nothing."""
+    try:
+        return parse_rejected(place.read(REJECTED_NAME).decode())
+    except FileNotFoundError:
+        return []

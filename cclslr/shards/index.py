@@ -79,7 +79,12 @@ def index_writer(path: str | Path) -> Iterator[IndexWriter]:
     """An index that is written in parts and appears when the block ends without an error."""
     with atomic_write(path) as file:
         writer = IndexWriter(file)
-        yield writer
+        try:
+            yield writer
+        except BaseException:
+            with contextlib.suppress(Exception):  # else it is closed when the file is, which is then reported
+                writer.close()
+            raise
         writer.close()
 
 

@@ -6,21 +6,21 @@ task of one worker, and counts as done once its part of the index is there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cclslr.errors import UserError
-from cclslr.files import hold_folder, write_json
+from cclslr.files import write_json
 from cclslr.shards.clip import PackOptions, pack_clip
-from cclslr.shards.columns import COLUMNS_NAME, PART_BITS
+from cclslr.shards.columns import COLUMNS_NAME, PART_BITS, Columns
 from cclslr.shards.convert import convert, folder_columns
 from cclslr.shards.done import (
     PARTS_NAME,
@@ -30,6 +30,7 @@ from cclslr.shards.done import (
     clear,
     finished,
     keep,
+    rejected_at,
     reopen,
     shard_of,
     whole_shards,
@@ -43,23 +44,25 @@ from cclslr.shards.format import (
     ManifestRow,
 )
 from cclslr.shards.index import INDEX_NAME, IndexFile, index_writer
-from cclslr.shards.info import INFO_NAME, DatasetInfo, ShardInfo, load_info
+from cclslr.shards.info import INFO_NAME, DatasetInfo, ShardInfo, load_info, parse_info
+from cclslr.shards.place import Place, place_of
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, read_rejected, write_rejected
-from cclslr.shards.writer import MAX_NAME, ShardFile, open_shard
+from cclslr.shards.writer import MAX_NAME, ShardFile, ShardWriter, idx_name, open_shard
 
 __all__ = ["NothingPacked", "PackOptions", "PackReport", "Rejected", "finish", "pack", "read_rejected"]
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 MAX_KEY = MAX_NAME - len(".pose.npy")  # the longest component
+_READERS = 16  # parts of an earlier run that are read at once
 
 
 class NothingPacked(UserError):
     """Not one clip is good."""
 
-    def __init__(self, out: Path, rejected: list[Rejected]) -> None:
+    def __init__(self, place: Place, rejected: list[Rejected]) -> None:
         reason = f"{len(rejected)} rejected, e.g. {rejected[0].reason}" if rejected else "there is none"
-        super().__init__(f"no clip to pack: {reason}; see {out / REJECTED_NAME}")
+        super().__init__(f"no clip to pack: {reason}; see {place.name}/{REJECTED_NAME}")
         self.rejected = rejected
 
 
@@ -87,7 +90,7 @@ def pack(
     rejected: Iterable[Rejected] = (),
     aside: bool = False,
 ) -> PackReport:
-    """Pack clips into the folder `out`; continues where an earlier run was stopped.
+    """Pack clips into the folder or URL `out`; continues where an earlier run was stopped.
 
     Args:
         rows: the clips.
@@ -100,11 +103,11 @@ def pack(
         UserError: options out of range; no clip can be packed; `out` holds another data set, or is being packed by
             another process.
     """
-    out = Path(out).resolve()
+    place = place_of(out)
     good, refused = _check_rows(list(rows), options)
     rejected = [*rejected, *refused]
     classes = _classes(good) if classes is None else classes
-    tasks = _deal(good, out, options)
+    tasks = _deal(good, place.name, options)
     recipe = _sha256(*(task.fingerprint for task in tasks), json.dumps(classes), json.dumps(settings, sort_keys=True))
     about = {
         "codec": options.codec,
@@ -117,11 +120,11 @@ def pack(
         "recipe": recipe,
     }
     running = partial(run_tasks, workers=workers, scheduler=scheduler, description="packing", aside=aside)
-    return pack_tasks(out, tasks, build_shard, running, classes, about, rejected)
+    return pack_tasks(place, tasks, build_shard, running, classes, about, rejected)
 
 
 def pack_tasks(
-    out: Path,
+    place: Place,
     tasks: Sequence[AnyTask],
     build: Callable[[AnyTask], ShardPart],
     running: Callable[..., Iterable[ShardPart]],
@@ -139,37 +142,49 @@ def pack_tasks(
     Raises:
         UserError: as `pack`.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with only_one(out):
-        if (out / INFO_NAME).exists():
-            info = load_info(out)
+    with place.hold():
+        if (info := _info_at(place)) is not None:
             if info.get("recipe") != about["recipe"]:
                 raise UserError(
-                    f"{out} already holds a data set of other clips or settings; pack into another folder, or remove it"
+                    f"{place.name} already holds a data set of other clips or settings; pack into another folder, or "
+                    "remove it"
                 )
-            whole = whole_shards(out, info)
+            whole = whole_shards(place, info)
             if len(whole) == len(info["shards"]):
-                shutil.rmtree(out / PARTS_NAME, ignore_errors=True)  # an earlier run was killed just before its end
-                return _report(out, read_rejected(out), info, len(whole))
-            reopen(out, info, whole, tasks)
-        clear(out, tasks)
-        parts = {task.name: part for task in tasks if (part := finished(task)) is not None}
+                place.remove([PARTS_NAME])  # an earlier run was killed just before its end
+                return _report(place.columns(info), rejected_at(place), info, len(whole))
+            reopen(place, info, whole, tasks)
+        there = clear(place, tasks)
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(partial(finished, place, there), tasks)
+            parts = {part.name: part for part in found if part is not None}
         reused = len(parts)
         missing = [task for task in tasks if task.name not in parts]
         for part in running(build, missing, sizes=[task.clips for task in missing]):
             parts[part.name] = part
         rejected = [*rejected, *(item for task in tasks for item in parts[task.name].rejected)]
-        write_rejected(out, rejected)
+        with place.writing(REJECTED_NAME) as folder:
+            write_rejected(folder, rejected)
         if all(len(parts[task.name].rejected) == task.clips for task in tasks):
-            raise NothingPacked(out, rejected)
-        shards = (shard_of(task, parts[task.name]) for task in tasks)
-        info = finish(out, shards, classes, {**about, "rejected": len(rejected)})
-        shutil.rmtree(out / PARTS_NAME, ignore_errors=True)
-    return _report(out, rejected, info, reused)
+            raise NothingPacked(place, rejected)
+        shards = (shard_of(place, task, parts[task.name]) for task in tasks)
+        with place.writing(INDEX_NAME, COLUMNS_NAME, INFO_NAME) as folder:
+            info = finish(folder, shards, classes, {**about, "rejected": len(rejected)})
+            report = _report(folder_columns(folder, info), rejected, info, reused)
+        place.remove([PARTS_NAME])
+    return report
 
 
-def _report(out: Path, rejected: list[Rejected], info: DatasetInfo, reused: int) -> PackReport:
-    parts = folder_columns(out, info)["parts"].all()
+def _info_at(place: Place) -> DatasetInfo | None:
+    """dataset.json, where packing has ended."""
+    try:
+        return parse_info(place.read(INFO_NAME), f"{place.name}/{INFO_NAME}")
+    except FileNotFoundError:
+        return None
+
+
+def _report(columns: Columns, rejected: list[Rejected], info: DatasetInfo, reused: int) -> PackReport:
+    parts = columns["parts"].all()
     return PackReport(
         clips=len(parts),
         rejected=rejected,
@@ -220,14 +235,20 @@ def content_hash(checksums: list[str]) -> str:
 def build_shard(task: ShardTask) -> ShardPart:
     """Build one shard; bad clips are left out and named."""
     rejected = []
-    Path(task.folder, PARTS_NAME).mkdir(parents=True, exist_ok=True)
-    with open_shard(task.folder, task.name) as (writer, shard):
+    with writing_shard(task.folder, task.name) as (writer, shard):
         for row in task.rows:
             try:
                 writer.add(pack_clip(row, row.source.load(), task.options))
             except BadClip as error:
                 rejected.append(Rejected(row.key, str(error), describe_source(row)))
     return keep(task, shard, rejected)
+
+
+@contextlib.contextmanager
+def writing_shard(out: str, name: str) -> Iterator[tuple[ShardWriter, ShardFile]]:
+    """As `open_shard`, in a folder or under a URL."""
+    with place_of(out).writing(name, idx_name(name)) as folder, open_shard(folder, name) as opened:
+        yield opened
 
 
 def describe_source(row: ManifestRow) -> str:
@@ -271,7 +292,7 @@ def _classes(rows: list[ManifestRow]) -> list[str]:
     return [glosses.get(label, str(label)) for label in range(max(glosses, default=-1) + 1)]
 
 
-def _deal(rows: list[ManifestRow], out: Path, options: PackOptions) -> list[ShardTask]:
+def _deal(rows: list[ManifestRow], out: str, options: PackOptions) -> list[ShardTask]:
     """Sort the clips by the hash of their keys and cut them into shards of equal length."""
     rows = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).digest())
     count = -(-len(rows) // options.clips_per_shard)
@@ -279,7 +300,7 @@ def _deal(rows: list[ManifestRow], out: Path, options: PackOptions) -> list[Shar
     for number in range(count):
         run = tuple(rows[len(rows) * number // count : len(rows) * (number + 1) // count])
         fingerprint = _sha256(str(FORMAT_VERSION), repr(options), *map(_row_fingerprint, run))
-        tasks.append(ShardTask(f"shard-{number:05d}.tar", str(out), run, options, fingerprint))
+        tasks.append(ShardTask(f"shard-{number:05d}.tar", out, run, options, fingerprint))
     return tasks
 
 
@@ -293,8 +314,3 @@ def _row_fingerprint(row: ManifestRow) -> str:
 
 def _sha256(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
-
-
-def only_one(out: Path) -> AbstractContextManager[None]:
-    """Two processes packing into one folder would undo each other's work."""
-    return hold_folder(out, f"{out} is being packed by another process")

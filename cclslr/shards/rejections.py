@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,8 +86,12 @@ def in_lines(rejected: Iterable[Rejected], limit: int = 8) -> list[str]:
 
 def read_rejected(out: str | Path) -> list[Rejected]:
     """The clips of rejected.csv."""
-    with open(Path(out) / REJECTED_NAME, encoding="utf-8", newline="") as file:
-        return [Rejected(**row) for row in csv.DictReader(file)]
+    return parse_rejected((Path(out) / REJECTED_NAME).read_bytes().decode())
+
+
+def parse_rejected(text: str) -> list[Rejected]:
+    """The clips that the text of a rejected.csv lists."""
+    return [Rejected(**row) for row in csv.DictReader(io.StringIO(text, newline=""))]
 
 
 def write_rejected(out: Path, rejected: Iterable[Rejected]) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cclslr.console import console
 from cclslr.errors import UserError
@@ -39,14 +41,9 @@ class RemoteStore:
     """
 
     def __init__(self, url: str, cache: NodeCache) -> None:
-        from fsspec.core import url_to_fs  # here, because local data sets need none of it
-
         self.name = url.rstrip("/")
         self.folder: Path | None = None
-        try:
-            self._files, self._root = url_to_fs(self.name)
-        except (ValueError, ImportError) as error:
-            raise UserError(f"{url}: {error} (pip install 'cclslr[remote]' brings s3, gs, https and hf)") from error
+        self._files, self._root = files_at(self.name)
         self._cache = cache
         self._sizes: dict[str, tuple[str, int]] = {}  # name → sha256, bytes
         self._wanted: deque[str] = deque()
@@ -98,23 +95,11 @@ class RemoteStore:
 
     def _fetch(self, name: str, begin: int | None = None, end: int | None = None) -> bytes:
         """Ask until there is an answer."""
-        until, pause = time.monotonic() + PATIENCE, 0.1
-        while True:
-            try:
-                block = self._files.cat_file(f"{self._root}/{name}", start=begin, end=end)
-                # A web server that knows no ranges sends the whole file.
-                return block if begin is None or end is None or len(block) <= end - begin else block[begin:end]
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"{self.name}/{name} is not there") from error
-            except Exception as error:  # each protocol has errors of its own
-                if is_final(error):
-                    raise UserError(f"{self.name}/{name}: {error or type(error).__name__}") from error
-                if time.monotonic() + pause > until:
-                    raise ConnectionError(f"{self.name}/{name}: no answer for {PATIENCE:.0f} s ({error})") from error
-                if pause == 0.1:
-                    console.print(f"{self.name}/{name}: {error}; trying again for {PATIENCE:.0f} s")
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)
+        block: bytes = patiently(
+            f"{self.name}/{name}", lambda: self._files.cat_file(f"{self._root}/{name}", start=begin, end=end)
+        )
+        # A web server that knows no ranges sends the whole file.
+        return block if begin is None or end is None or len(block) <= end - begin else block[begin:end]
 
     def _want(self, shard: str) -> None:
         """Have the shard downloaded in the background."""
@@ -149,6 +134,49 @@ class RemoteStore:
                 self._not_now[shard] = time.monotonic() + pause
 
 
+def files_at(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        UserError: no such protocol, or its package is not installed.
+    """
+    from fsspec.core import url_to_fs  # here, because local data sets need none of it
+
+    try:
+        files, root = url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{url}: {error} (pip install 'cclslr[remote]' brings s3, gs, https and hf)") from error
+    return files, root
+
+
+def patiently(what: str, ask: Callable[[], Any]) -> Any:
+    """What a server says to `ask`; asked again until there is an answer.
+
+    Raises:
+        FileNotFoundError: `what` is not there.
+        NotImplementedError: the protocol cannot do it.
+        UserError: refused.
+        ConnectionError: no answer for `PATIENCE` seconds.
+    """
+    until, pause = time.monotonic() + PATIENCE, 0.1
+    while True:
+        try:
+            return ask()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{what} is not there") from error
+        except NotImplementedError:
+            raise
+        except Exception as error:  # each protocol has errors of its own
+            if is_final(error):
+                raise UserError(f"{what}: {error or type(error).__name__}") from error
+            if time.monotonic() + pause > until:
+                raise ConnectionError(f"{what}: no answer for {PATIENCE:.0f} s ({error})") from error
+            if pause == 0.1:
+                console.print(f"{what}: {error}; trying again for {PATIENCE:.0f} s")
+        time.sleep(pause)
+        pause = min(2 * pause, 10.0)
+
+
 def is_final(error: Exception) -> bool:
     """Whether asking again cannot help: the server refuses, or this machine lacks what it takes to ask."""
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | ImportError):
@@ -156,4 +184,4 @@ def is_final(error: Exception) -> bool:
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "InvalidURL"):
         return True
     code = getattr(error, "status", getattr(error, "code", None))  # aiohttp's, gcsfs's
-    return isinstance(code, int) and 400 <= code < 500 and code not in (408, 425, 429)
+    return isinstance(code, int) and (400 <= code < 500 or code == 501) and code not in (408, 425, 429)

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from cclslr.errors import UserError
-from cclslr.shards.done import PARTS_NAME, ShardPart, keep
+from cclslr.shards.done import ShardPart, keep
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import FORMAT_VERSION, BadClip
-from cclslr.shards.pack import MAX_KEY, PackReport, pack_tasks
+from cclslr.shards.pack import MAX_KEY, PackReport, pack_tasks, writing_shard
+from cclslr.shards.place import place_of
 from cclslr.shards.reader import ShardSet
 from cclslr.shards.rejections import Rejected
-from cclslr.shards.writer import PackedClip, open_shard
+from cclslr.shards.writer import PackedClip
 
 _SAME = ("codec", "size", "crop", "quality")
 
@@ -63,7 +64,7 @@ def reshard(
     workers: int = 1,
     scheduler: str | None = None,
 ) -> PackReport:
-    """Pack the clips of `sources`, folders or URLs of packed sets, into `out`; continues where it was stopped.
+    """Pack the clips of `sources` into `out`; continues where it was stopped. Packed sets are folders or URLs.
 
     Classes of several sets that have one gloss become one class.
 
@@ -77,10 +78,10 @@ def reshard(
     """
     if clips_per_shard < 1:
         raise UserError(f"clips per shard is {clips_per_shard}; choose at least 1")
-    out = Path(out).resolve()
+    place = place_of(out)
     local = [path if "://" in path else str(Path(path).resolve()) for path in sources]
-    if str(out) in local:
-        raise UserError(f"{out} cannot be packed into itself; choose another folder")
+    if place.name in [path.rstrip("/") for path in local]:
+        raise UserError(f"{place.name} cannot be packed into itself; choose another folder")
     shards = ShardSet(local)
     about = _about(shards, list(sources))
     prefixes = tuple(f"{_name(path)}-" if prefix else "" for path in local)
@@ -93,17 +94,16 @@ def reshard(
         clip_ids = order[len(order) * number // count : len(order) * (number + 1) // count]
         fingerprint = hashlib.sha256(content.encode() + clip_ids.tobytes()).hexdigest()
         name = f"shard-{number:05d}.tar"
-        tasks.append(ReshardTask(name, str(out), tuple(local), clip_ids, prefixes, labels, fingerprint))
+        tasks.append(ReshardTask(name, place.name, tuple(local), clip_ids, prefixes, labels, fingerprint))
     about["recipe"] = hashlib.sha256("".join(task.fingerprint for task in tasks).encode()).hexdigest()
     running = partial(run_tasks, workers=workers, scheduler=scheduler, description="packing")
-    return pack_tasks(out, tasks, build_from_packed, running, classes, about, [])
+    return pack_tasks(place, tasks, build_from_packed, running, classes, about, [])
 
 
 def build_from_packed(task: ReshardTask) -> ShardPart:
     """Build one shard; clips that are damaged are left out and named."""
     shards, rejected = ShardSet(list(task.sources)), []
-    Path(task.folder, PARTS_NAME).mkdir(parents=True, exist_ok=True)
-    with open_shard(task.folder, task.name) as (writer, shard):
+    with writing_shard(task.folder, task.name) as (writer, shard):
         for clip_id in task.clip_ids.tolist():
             row, key = shards.rows[clip_id], _key(shards, clip_id, task.prefixes)
             try:

@@ -94,6 +94,11 @@ def open_shard(folder: str | Path, name: str) -> Iterator[tuple[ShardWriter, Sha
         file.write(stock_index(rows))
 
 
+def idx_name(tar: str) -> str:
+    """What the stock index of a shard is called."""
+    return f"{tar.removesuffix('.tar')}.idx"
+
+
 def stock_index(rows: list[IndexRow]) -> str:
     """The text of DALI's index (version 1.2, as its wds2idx writes it): extension, offset, size, name of each file."""
     text = io.StringIO()
