@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from clusters import cluster
+from clusters import cluster, join
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cclslr.shards.executor import run_graph
+from cclslr.shards.executor import run_graph, run_tasks
 
 
 def note(task: tuple[str, int]) -> tuple[float, float]:
@@ -77,3 +78,51 @@ def test_what_a_task_raises_on_a_cluster_is_raised_here() -> None:
     tasks = [["false"], *[["true"]] * 3]
     with cluster(1) as (address, _), pytest.raises(subprocess.CalledProcessError):
         list(run_graph(subprocess.check_output, tasks, scheduler=address))
+
+
+def test_who_joins_a_cluster_late_gets_work() -> None:
+    with cluster(1) as (address, workers):
+        results = run_tasks(subprocess.check_output, [["sh", "-c", "echo $PPID"]] * 40, scheduler=address)
+        done = [next(results) for _ in range(5)]
+        workers.append(join(address))
+        wait_for_workers(address, 2)
+        done += results
+    pids = [int(pid) for pid in done]
+    assert len(pids) == 40
+    assert set(pids[:5]) == {workers[0].pid}
+    assert set(pids) == {worker.pid for worker in workers}
+
+
+MEET = "touch {folder}/$0; for i in $(seq 600); do [ $(ls {folder} | wc -l) -ge 4 ] && exit 0; sleep 0.1; done; exit 1"
+
+
+def test_who_joins_gets_work_though_no_task_ends(tmp_path: Path) -> None:
+    """Each task waits until four are under way; one worker alone is given no more than two."""
+    tasks = [["sh", "-c", MEET.format(folder=tmp_path), str(number)] for number in range(4)]
+    with cluster(1) as (address, workers):
+        workers += [join(address) for _ in range(3)]
+        assert list(run_tasks(subprocess.check_output, tasks, scheduler=address)) == [b""] * 4
+
+
+def test_all_workers_leave_and_another_one_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    with cluster(2) as (address, workers):
+        results = run_tasks(subprocess.check_output, [["sh", "-c", "echo $PPID"]] * 12, scheduler=address)
+        done = [next(results)]
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+        wait_for_workers(address, 0)
+        threading.Timer(4.0, lambda: workers.append(join(address))).start()
+        done += results
+    assert len(done) == 12
+    assert int(done[-1]) == workers[2].pid
+    assert capsys.readouterr().out.count("waiting for one") == 1
+
+
+def wait_for_workers(address: str, count: int) -> None:
+    """Until so many are in the cluster."""
+    from distributed import Client
+
+    with Client(address) as client:
+        while len(client.nthreads()) != count:
+            time.sleep(0.05)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from clusters import cluster
+from clusters import cluster, join
 
 from cclslr.files import read_json
 from cclslr.shards.executor import WorkerDied, run_tasks
@@ -175,6 +175,26 @@ def test_cluster_gives_the_same_data_set_though_a_worker_dies(tmp_path: Path, un
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert read_json(out / "dataset.json") == undisturbed
+
+
+def test_cluster_whose_workers_all_leave_while_others_come_gives_the_same_data_set(
+    tmp_path: Path, undisturbed: dict
+) -> None:
+    out = tmp_path / "set"
+    with cluster(1) as (address, workers):
+        process = subprocess.Popen(
+            command(out, "--scheduler", address), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for count in (2, 5, 8):  # each time the only one dies, and the next has the rest to do
+            assert wait_for_shards(out, count, process) < 12
+            workers[-1].kill()
+            workers[-1].wait()
+            workers.append(join(address))
+        workers.append(join(address))
+        output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert read_json(out / "dataset.json") == undisturbed
+    assert not list(out.glob(".*"))
 
 
 def test_workers_of_a_cluster_work_in_the_tools_folder() -> None:

@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 
 MAX_ATTEMPTS = 3  # a task that was under way each time so many workers died is given up
 CONNECT_SECONDS = 30
+LOOK_SECONDS = 2.0  # how often it is asked who has joined a cluster, or left it
 _AHEAD = 2  # tasks handed out for each worker: one under way, one waiting
 
 
@@ -119,7 +120,8 @@ def run_graph(
                     under_way[future] = ready
                     waiting.remove(ready)
                 assert under_way or broken, "tasks wait for each other in a circle"
-                done = wait(under_way, return_when=FIRST_COMPLETED).done if under_way else set()
+                look = None if scheduler is None else LOOK_SECONDS
+                done = wait(under_way, look, return_when=FIRST_COMPLETED).done if under_way else set()
                 for future in done:
                     number = under_way.pop(future)
                     try:
@@ -167,7 +169,7 @@ def _worker_died(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _open(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, Callable[[], int]]]:
-    """An executor, and how many tasks it runs at once; a cluster grows and shrinks."""
+    """An executor, and a function that says how many tasks it runs at once; a cluster grows and shrinks."""
     if scheduler is not None:
         from distributed import Client
 
@@ -176,14 +178,29 @@ def _open(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, Calla
         except OSError as error:
             raise UserError(f"no dask scheduler answers at {scheduler}: {error}") from error
         with client:
-            client.wait_for_workers(1)
-            yield client.get_executor(pure=False), lambda: max(1, sum(client.nthreads().values()))
+            yield client.get_executor(pure=False), _Cluster(client, scheduler).capacity
     elif workers == 0:
         yield _Inline(), lambda: 1
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
             yield pool, lambda: workers
+
+
+class _Cluster:
+    """The workers of a dask scheduler, who come and go."""
+
+    def __init__(self, client: Any, address: str) -> None:
+        self._client, self._address = client, address
+        self._deserted = False
+
+    def capacity(self) -> int:
+        """How many tasks run at once; where nobody is left, one waits for the next who comes."""
+        threads = sum(self._client.nthreads().values())
+        if not threads and not self._deserted:
+            console.print(f"no worker is at {self._address}; waiting for one", style="yellow")
+        self._deserted = not threads
+        return max(1, threads)
 
 
 def _die_with_parent() -> None:
