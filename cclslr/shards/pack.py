@@ -172,6 +172,7 @@ def pack_tasks(
             info = finish(folder, shards, classes, {**about, "rejected": len(rejected)})
             report = _report(folder_columns(folder, info), rejected, info, reused)
         place.remove([PARTS_NAME])
+        place.tidy()  # after workers that died
     return report
 
 
