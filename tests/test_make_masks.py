@@ -33,7 +33,7 @@ from cclslr.masking.rewrite import make_masks
 from cclslr.masking.settings import MaskSettings
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import BadClip, ManifestRow, RawClip
-from cclslr.shards.index import read_index, write_index
+from cclslr.shards.index import read_index, rows_of, shard_tables, write_index
 from cclslr.shards.pack import finish, pack
 from cclslr.shards.reader import ShardSet
 
@@ -312,6 +312,37 @@ def test_names_that_lead_out_of_the_folder_are_refused(shards: Path, tmp_path: P
         make_masks(shards, STD, 0, ALONE)
     assert victim.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"victim.tar", "set"}
+
+
+def test_rows_of_a_shard_that_do_not_lie_together_are_refused(shards: Path) -> None:
+    """The index is read and written a shard at a time."""
+    rows, info = read_index(shards / "index.parquet"), read_json(shards / "dataset.json")
+    write_index(shards / "index.parquet", rows[1::2] + rows[::2])
+    info["index_sha256"] = hashlib.sha256((shards / "index.parquet").read_bytes()).hexdigest()
+    write_json(shards / "dataset.json", info)
+    before = tars(shards)
+    with pytest.raises(UserError, match=r"the rows of shard-\d+\.tar do not lie together; cclslr pack --from mends it"):
+        make_masks(shards, STD, 0, ALONE)
+    assert tars(shards) == before
+
+
+def test_a_shard_at_a_time_is_what_the_index_says(shards: Path) -> None:
+    rows, info = read_index(shards / "index.parquet"), read_json(shards / "dataset.json")
+    found = [(name, rows_of(table)) for name, table in shard_tables(shards / "index.parquet", info["index_sha256"])]
+    assert [name for name, _ in found] == [entry["name"] for entry in info["shards"]]
+    assert [row for _, part in found for row in part] == rows
+    planned = rewrite.plan(shards, STD, STD.recipe())
+    assert planned.sizes == [len(part) for _, part in found]
+    assert [rows_of(task.rows) for task in planned] == [part for _, part in found]
+
+
+def test_a_shard_that_another_worker_has_done_is_left_alone(packed: Path, shards: Path) -> None:
+    """A worker that was thought to be dead may end its task, which is then handed out a second time."""
+    late = list(rewrite.plan(shards, STD, STD.recipe()))
+    make_masks(shards, STD, 0, ALONE)
+    before = {path.name: path.read_bytes() for path in shards.iterdir()}
+    assert [rewrite.mask_shard(task) for task in late] == [task.name for task in late]
+    assert {path.name: path.read_bytes() for path in shards.iterdir()} == before
 
 
 def test_a_set_without_clips_is_refused(shards: Path) -> None:

@@ -8,6 +8,7 @@ finds the old shard or the new one, never a half, and a killed run goes on with 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -16,11 +17,11 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -31,10 +32,11 @@ from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 from cclslr.masking.methods import MpmReport
 from cclslr.masking.settings import MaskSettings, MaskTotals
-from cclslr.shards.columns import COLUMNS_NAME
+from cclslr.shards.columns import COLUMNS_NAME, Columns
+from cclslr.shards.convert import folder_columns
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow, check_shard_names
-from cclslr.shards.index import INDEX_NAME, index_writer, rows_of, shard_tables
+from cclslr.shards.index import INDEX_NAME, index_writer, rows_of, shard_tables, table_of
 from cclslr.shards.info import INFO_NAME, load_info
 from cclslr.shards.pack import finish
 from cclslr.shards.place import place_of
@@ -92,16 +94,18 @@ def make_masks(
     masks = load_info(folder)["masks"] or {}
     if not planned and not (folder / PARTS_NAME).exists():
         return masks
-    tasks = planned[process.rank :: process.world]
     (folder / PARTS_NAME).mkdir(exist_ok=True)
-    missing = [task for task in tasks if not _part_path(folder, task.new_name).exists()]
+    missing = planned.keep(
+        [name for name in planned.names[process.rank :: process.world]
+         if not _part_path(folder, _renamed(name, recipe)).exists()]
+    )  # fmt: skip
     results = run_tasks(
         mask_shard,
         missing,
         workers=workers,
         scheduler=scheduler,
         description="making masks",
-        sizes=[len(task.rows) for task in missing],
+        sizes=missing.sizes,
     )
     if not process.main:
         for _ in results:
@@ -109,31 +113,74 @@ def make_masks(
         process.gather_objects(None)
         return {}
     with place_of(folder).hold():
-        last = time.monotonic()
+        due = time.monotonic() + COMMIT_EVERY
         for _ in results:
-            if time.monotonic() - last > COMMIT_EVERY:
+            if (began := time.monotonic()) > due:
                 commit(folder, settings, recipe)
-                last = time.monotonic()
+                ended = time.monotonic()  # an index of millions takes long to write: a twentieth of the time at most
+                due = ended + max(COMMIT_EVERY, 20 * (ended - began))
         process.gather_objects(None)  # all ranks have written their shards
         return commit(folder, settings, recipe)  # also where nothing is left to do: it returns the totals
 
 
-def plan(folder: Path, settings: MaskSettings, recipe: str) -> list[MaskTask]:
-    """A task for every shard whose masks have another recipe, or that has none."""
+class Plan(Sequence[MaskTask]):
+    """A task for each of some shards; it is made, with its rows of the index, when it is asked for."""
+
+    def __init__(self, columns: Columns, names: Sequence[str], make: Callable[[str, pa.Table], MaskTask]) -> None:
+        self._columns, self._make = columns, make
+        self.names = names
+
+    def keep(self, names: Sequence[str]) -> Plan:
+        """The plan of these shards alone."""
+        return Plan(self._columns, names, self._make)
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, tuple[int, int]]:
+        """The rows of each shard, from and to: packing writes them together."""
+        return self._columns.runs()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Clips of each shard."""
+        return [end - begin for begin, end in map(self._rows.__getitem__, self.names)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> MaskTask: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[MaskTask]: ...
+    def __getitem__(self, index: int | slice) -> MaskTask | list[MaskTask]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        begin, end = self._rows[self.names[index]]
+        return self._make(self.names[index], table_of(self._columns.row(number) for number in range(begin, end)))
+
+
+def plan(folder: Path, settings: MaskSettings, recipe: str) -> Plan:
+    """A task for every shard whose masks have another recipe, or that has none.
+
+    Raises:
+        UserError: the set has no clip, or is damaged.
+    """
     info = load_info(folder)
-    by_shard = shard_tables(folder / INDEX_NAME, info["index_sha256"])
-    if not by_shard:
+    columns = folder_columns(folder, info)
+    if not len(columns):
         raise UserError(f"{folder} holds no clip, so there is nothing to make masks of; pack it again")
-    tasks = []
-    for name, rows in by_shard.items():
-        if (new_name := _renamed(name, recipe)) != name:
-            tasks.append(MaskTask(str(folder), name, new_name, rows, info["codec"], recipe, settings))
-    return tasks
+    columns.check(info, str(folder))
+
+    def make(name: str, rows: pa.Table) -> MaskTask:
+        return MaskTask(str(folder), name, _renamed(name, recipe), rows, info["codec"], recipe, settings)
+
+    return Plan(columns, [name for name in columns.about["shards"] if _renamed(name, recipe) != name], make)
 
 
 def mask_shard(task: MaskTask) -> str:
     """Write the new shard and its part of the index; returns its name."""
     folder, totals = Path(task.folder), MaskTotals()
+    if (folder / task.new_name).exists() and not (folder / task.old_name).exists():
+        return task.new_name  # by a worker that was thought to be dead, and it is in the index already
     description = {**task.settings.describe(), "recipe": task.recipe}
     with open_shard(folder, task.new_name) as (writer, shard):
         for clip, mask_png, report in _masked_clips(task):
@@ -169,8 +216,7 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
     info = load_info(folder)
     shards = {entry["name"]: ShardFile(entry["name"], entry["bytes"], entry["sha256"]) for entry in info["shards"]}
     order = list(shards)
-    for name, table in shard_tables(folder / INDEX_NAME, info["index_sha256"]).items():
-        shards[name].table = table
+    rows_at: dict[str, tuple[Path, str]] = {}  # of new shards: their part of the index, and its checksum
     masks = info.get("masks")
     totals = MaskTotals()
     if isinstance(masks, dict) and masks.get("recipe") == recipe:
@@ -184,8 +230,8 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
         if part["old_name"] not in order:  # a commit was killed while it cleaned up
             continue
         name = f"{path.stem}.tar"
-        rows = shard_tables(path.with_suffix(".parquet"), part["index_sha256"])
-        shards[name] = ShardFile(name, part["bytes"], part["sha256"], rows[name])
+        rows_at[part["old_name"]] = path.with_suffix(".parquet"), part["index_sha256"]
+        shards[name] = ShardFile(name, part["bytes"], part["sha256"])
         order[order.index(part["old_name"])] = name
         totals.merge(MaskTotals(**part["totals"]))
     masks = {
@@ -200,7 +246,15 @@ def commit(folder: Path, settings: MaskSettings, recipe: str) -> dict[str, Any]:
     written = folder / PARTS_NAME / "written"
     shutil.rmtree(written, ignore_errors=True)  # half a pair that a killed commit left
     written.mkdir(parents=True)  # an earlier commit may have been the complete one
-    finish(written, [shards[name] for name in order], info["classes"], {**kept, "masks": masks})
+    new_name = dict(zip((entry["name"] for entry in info["shards"]), order, strict=True))
+
+    def with_rows() -> Iterator[ShardFile]:
+        for old_name, table in shard_tables(folder / INDEX_NAME, info["index_sha256"]):
+            if old_name in rows_at:
+                _, table = next(shard_tables(*rows_at[old_name]))
+            yield dataclasses.replace(shards[new_name[old_name]], table=table)
+
+    finish(written, with_rows(), info["classes"], {**kept, "masks": masks})
     os.replace(written, folder / PARTS_NAME / READY_NAME)
     _exchange(folder)
     for name in replaced:

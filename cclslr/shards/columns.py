@@ -236,6 +236,24 @@ class Columns:
             if len(numbers):
                 yield name, numbers
 
+    def runs(self) -> dict[str, tuple[int, int]]:
+        """Each shard that has clips, and its rows, from and to.
+
+        Raises:
+            UserError: the rows of a shard do not lie together, as packing writes them.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for first in range(0, len(self), _AT_ONCE):
+            shards = self["record"].part(first, min(first + _AT_ONCE, len(self)))["shard"]
+            begins = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist()]
+            for begin, end in zip(begins, [*begins[1:], len(shards)], strict=True):
+                name = self.about["shards"][int(shards[begin])]
+                before = found.get(name, (first + begin, first + begin))
+                if before[1] != first + begin:
+                    raise UserError(f"{self.path}: the rows of {name} do not lie together; cclslr pack --from mends it")
+                found[name] = before[0], first + end
+        return found
+
     def check(self, info: DatasetInfo, name: str) -> None:
         """Raise a UserError for a clip in no shard of dataset.json, beyond the end of its shard, or of no class."""
         sizes = {shard["name"]: shard["bytes"] for shard in info["shards"]}

@@ -150,14 +150,40 @@ def read_index(path: str | Path, sha256: str | None = None) -> list[IndexRow]:
         return [row for table in tables(file, str(path), sha256) for row in rows_of(table)]
 
 
-def shard_tables(path: str | Path, sha256: str) -> dict[str, pa.Table]:
-    """All rows of a file by their shard, in the order of the index; raises as `read_index`."""
-    found: dict[str, list[pa.Table]] = {}
+def shard_tables(path: str | Path, sha256: str) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of a file, a shard at a time, in the order of the index.
+
+    Raises:
+        FileNotFoundError, UserError: as `read_index`; or the rows of a shard do not lie together.
+    """
+    waiting: list[pa.Table] = []
+    seen: set[str] = set()
+    name = ""
     with IndexFile(path).open() as file:
         for table in tables(file, str(path), sha256):
-            for name in table["shard"].unique().to_pylist():
-                found.setdefault(name, []).append(table.filter(pc.equal(table["shard"], name)))
-    return {name: pa.concat_tables(parts) for name, parts in found.items()}
+            for begin, end, found in _runs(table["shard"]):
+                if waiting and found != name:
+                    yield name, pa.concat_tables(waiting)
+                    waiting = []
+                if not waiting:
+                    name = found
+                    if name in seen:
+                        raise UserError(f"{path}: the rows of {name} do not lie together; cclslr pack --from mends it")
+                    seen.add(name)
+                waiting.append(table[begin:end])
+    if waiting:
+        yield name, pa.concat_tables(waiting)
+
+
+def _runs(column: Any) -> Iterator[tuple[int, int, str]]:
+    """Begin, end and value of each run of equal values."""
+    encoded = pc.run_end_encode(column.combine_chunks())
+    chunks = encoded.chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
+    begin = 0
+    for chunk in chunks:
+        for end, value in zip(chunk.run_ends.to_pylist(), chunk.values.to_pylist(), strict=True):
+            yield begin, end, value
+            begin = end
 
 
 def tables(file: IO[bytes], name: str, sha256: str | None = None) -> Iterator[pa.Table]:

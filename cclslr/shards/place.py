@@ -207,7 +207,7 @@ class UrlPlace:
         return {path.removeprefix(begin): entry["size"] for path, entry in found.items() if path.startswith(begin)}
 
     def whole(self, shards: Iterable[ShardInfo]) -> set[str]:
-        """By their sizes; cclslr check compares checksums."""
+        """By their sizes: for checksums, every byte would have to come here."""
         there = self.sizes()
         return {shard["name"] for shard in shards if there.get(shard["name"]) == shard["bytes"]}
 
