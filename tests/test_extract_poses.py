@@ -486,12 +486,14 @@ def test_a_folder_of_videos(
     tmp_path: Path,
     write_video: Callable[..., Path],
     stub: type[Stub],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_video(tmp_path / "videos" / "a" / "手语.mp4", 10, 30)
     write_video(tmp_path / "videos" / "b.mp4", 6)
     (tmp_path / "videos" / "dead.mp4").write_bytes(b"")
     out = tmp_path / "poses"
     assert run(tool, monkeypatch, tmp_path / "videos", "--out", out, "--threshold", 0.6) == ExitCode.SOME_BAD
+    assert "e.g. dead; play the file; if it plays, convert it" in " ".join(capsys.readouterr().out.split())
     assert np.load(out / "a" / "手语.npz")["keypoints"].shape == (10, 133, 3)
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["clips"], summary["frames"]) == (2, 16)

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from cclslr.cli import command_parser
 from cclslr.codecs import codecs
+from cclslr.commands._pack_report import NO_ESTIMATE, estimate_cost, show_report
 from cclslr.console import console
 from cclslr.datasets.base import Import, VideoFile, importers
+from cclslr.datasets.estimate import with_files_of
 from cclslr.datasets.frames import FrameFolder
+from cclslr.datasets.repeat import as_before, command_of
 from cclslr.errors import ExitCode, UserError
 from cclslr.files import atomic_write, write_json
 from cclslr.poses.base import EstimatorOptions, backends, complete
 from cclslr.shards import reshard
-from cclslr.shards.clip import PackOptions, pack_clip
+from cclslr.shards.add import add
+from cclslr.shards.clip import PackOptions
 from cclslr.shards.crop import CROPS
-from cclslr.shards.format import SPLITS, BadClip, ManifestRow
+from cclslr.shards.difference import check_out, compare
+from cclslr.shards.format import SPLITS, ManifestRow
 from cclslr.shards.info import equal_glosses
 from cclslr.shards.keypoint_file import PoseReading
 from cclslr.shards.layouts import LAYOUTS
@@ -35,6 +37,7 @@ from cclslr.shards.leak_search import evidence, search_rows, shared_signers
 from cclslr.shards.pack import NothingPacked, pack
 from cclslr.shards.place import FolderPlace, place_of
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
+from cclslr.shards.sources import read_sources
 
 if TYPE_CHECKING:
     from cclslr.masking.settings import MaskSettings
@@ -54,22 +57,34 @@ examples:
   cclslr pack msasl ... --dry-run --report msasl.json
   cclslr pack slr500 ... --scheduler tcp://head:8786     on a cluster, see docs/cluster.md
   cclslr pack wlasl ... --out s3://bucket/shards/wlasl   object storage; credentials as fsspec finds them
+  cclslr pack folder my_signs --out shards/mine --add    new and mended clips, by the options it was packed with
   cclslr pack --from shards/a --out shards/b --clips-per-shard 1000       packed clips in other shards; --from --help
   cclslr pack --from shards/a shards/b --out shards/ab                    two sets as one, without decoding
 """
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """The command line; `given` lists the options that the user wrote."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = command_parser(__name__, __doc__, EXAMPLES)
     commands = parser.add_subparsers(dest="importer", required=True, metavar="importer")
+    by_name = {}
     for name, importer in importers().items():
         command = commands.add_parser(name, help=importer.help, description=importer.description, formatter_class=raw)
         _add_arguments(command)
         importer.add_arguments(command)
         command.set_defaults(load=importer.load, licence_note=importer.licence)
-    return parser.parse_args(argv)
+        by_name[name] = command
+    words = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(words)
+    # Once more, where every option has a value already: what changes was given.
+    absent = argparse.Namespace(**dict.fromkeys(vars(args), _ABSENT))
+    by_name[args.importer].parse_args(words[1:], absent)
+    args.given = [name for name, value in vars(absent).items() if value is not _ABSENT]
+    return args
+
+
+_ABSENT = object()
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +137,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-leaks", action="store_true",
         help="leave out of train (or val) what is the same take as a clip of another split; decodes every clip twice",
     )  # fmt: skip
+    group.add_argument(
+        "--add", action="store_true",
+        help="take new and mended clips into the set that is in --out, by the options that it was packed with",
+    )  # fmt: skip
+    group.add_argument(
+        "--drop-gone", action="store_true", help="of --add: clips of the set that are not found now are taken out"
+    )
     group.add_argument("--report", metavar="FILE", help="write the report as JSON")
     group.add_argument("--dry-run", action="store_true", help="stop after the report")
 
@@ -160,20 +182,25 @@ def from_packed(argv: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if any(word.split("=")[0] == "--from" for word in words):
+        if "--add" in words:
+            raise UserError("--from makes a set of packed ones: cclslr pack --from OLD NEW --out BOTH")
         return from_packed(words)
     args = parse(argv)
     if args.workers < 1:
         raise UserError(f"--workers is {args.workers}; choose at least 1")
-    if args.mask_options:
-        if not args.masks:
-            raise UserError("--mask-options says how masks are made, so it needs --masks")
-        mask_settings(args.mask_options)  # a wrong one is found before hours of packing
+    if args.mask_options and not args.masks:
+        raise UserError("--mask-options says how masks are made, so it needs --masks")
+    if args.drop_gone and not args.add:
+        raise UserError("--drop-gone says what becomes of a set's clips that are gone, so it needs --add")
     place = place_of(args.out)
-    if not isinstance(place, FolderPlace) and (args.masks or args.estimate):
+    if not isinstance(place, FolderPlace) and (args.masks or args.estimate or args.add):
         raise UserError(
-            "--masks and --estimate work on a folder of this machine: pack into one, then cclslr pack --from FOLDER "
-            f"--out {args.out}"
+            "--masks, --estimate and --add work on a folder of this machine: pack into one, then cclslr pack --from "
+            f"FOLDER --out {args.out}"
         )
+    masks = mask_settings(args.mask_options) if args.masks else None  # a wrong one is found before hours of packing
+    if args.add:
+        masks = continue_set(args, masks)
     options = PackOptions(
         codec=args.codec,
         size=args.size,
@@ -186,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     found: Import = args.load(args)
     if args.layout is not None or args.normalised is not None:
         found.rows = read_otherwise(found.rows, args.layout, args.normalised)
-    estimate = estimate_cost(found, options, args.workers)
+    estimate = NO_ESTIMATE if args.add else estimate_cost(found, options, args.workers)
     show_report(args.importer, found, estimate)
     if (told := equal_glosses(found.classes or [])) is not None:
         console.print(told, style="yellow", soft_wrap=True)
@@ -203,7 +230,12 @@ def main(argv: list[str] | None = None) -> int:
     refused = [Rejected("", reason, args.importer) for reason in found.report.rejected]
     if args.dry_run:
         show_rejected(refused)
+        if args.add:
+            rows = found.rows if args.estimate is None else with_files_of(found.rows, poses_folder(args))
+            difference = compare(args.out, rows, options, found.classes, drop_gone=args.drop_gone)
+            console.print("\n".join(difference.lines()), soft_wrap=True)
         return 0
+    here = {row.key for row in found.rows}
     if args.drop_leaks:
         found.rows, leaks = without_leaks(found.rows, args.workers, args.scheduler)
         refused += leaks
@@ -214,25 +246,28 @@ def main(argv: list[str] | None = None) -> int:
     if args.estimate is not None:
         rows, failed = estimate_keypoints(rows, args)
         refused += failed
+    common: dict[str, Any] = {
+        "workers": args.workers,
+        "scheduler": args.scheduler,
+        "settings": {"importer": args.importer, "conventions": found.report.conventions},
+        "rejected": refused,
+        "command": command_of(args),
+    }
     try:
-        result = pack(
-            rows,
-            args.out,
-            options,
-            classes=found.classes,
-            workers=args.workers,
-            scheduler=args.scheduler,
-            settings={"importer": args.importer, "conventions": found.report.conventions},
-            rejected=refused,
-        )
+        if args.add:
+            difference = compare(args.out, rows, options, found.classes, found=here, drop_gone=args.drop_gone)
+            console.print("\n".join(difference.lines()), soft_wrap=True)
+            result = add(difference, options, **common)
+        else:
+            result = pack(rows, args.out, options, classes=found.classes, **common)
     except NothingPacked as error:
         show_rejected(error.rejected)
         raise
     if result.shards_reused:
         console.print(f"{result.shards_reused} shards were already there")
     rejected = len(result.rejected)
-    if args.masks:
-        make_masks(args.out, mask_settings(args.mask_options), args.workers, args.scheduler)
+    if masks is not None:
+        make_masks(args.out, masks, args.workers, args.scheduler)
     if result.without_keypoints:
         console.print(
             f"{result.without_keypoints:,} clips have no keypoints; training with pose refuses them (--estimate "
@@ -287,9 +322,42 @@ def estimate_keypoints(rows: list[ManifestRow], args: argparse.Namespace) -> tup
     """The rows with keypoints; what was estimated lies beside the data set, and is not estimated again."""
     from cclslr.datasets.estimate import with_keypoints
 
-    out = Path(args.out)
-    folder, options = out.with_name(f"{out.name}.poses"), complete(EstimatorOptions(backend=args.estimate))
-    return with_keypoints(rows, folder, options, args.workers, args.scheduler)
+    options = complete(EstimatorOptions(backend=args.estimate))
+    return with_keypoints(rows, poses_folder(args), options, args.workers, args.scheduler)
+
+
+def poses_folder(args: argparse.Namespace) -> Path:
+    """Where estimated keypoints are kept."""
+    return Path(args.out).with_name(f"{Path(args.out).name}.poses")
+
+
+def continue_set(args: argparse.Namespace, masks: MaskSettings | None) -> MaskSettings | None:
+    """Give `args` the options of the set that is added to; returns how its masks are made, where it has any.
+
+    Raises:
+        UserError: there is no set, or it was packed otherwise than this command says.
+    """
+    info = check_out(args.out)
+    for line in as_before(args, args.given, read_sources(Path(args.out)).command, info):
+        console.print(line, style="yellow", soft_wrap=True)
+    if (recorded := info["masks"]) is None:
+        return masks
+    if masks is None or not args.mask_options:
+        from cclslr.masking.options import settings_of
+
+        masks = settings_of(recorded)
+    elif masks.recipe() != recorded["recipe"]:
+        raise UserError(
+            f"{args.out} has masks by {recorded['options']}, --mask-options says others: leave them out, and make all "
+            f"masks anew with cclslr masks {args.out}"
+        )
+    if masks is None:
+        console.print(
+            f"the masks of {args.out} are of another flow than the shipped one: make those of new clips afterwards, "
+            f"with cclslr masks {args.out} --flow FILE",
+            style="yellow", soft_wrap=True,
+        )  # fmt: skip
+    return masks
 
 
 # Imported within: the worker processes import this file too, and most of them make no masks.
@@ -310,60 +378,3 @@ def make_masks(out: str, settings: MaskSettings, workers: int, scheduler: str | 
     from cclslr.masking import rewrite
 
     rewrite.make_masks(out, settings, workers, Process(0, 1, torch.device("cpu")), scheduler)
-
-
-def estimate_cost(found: Import, options: PackOptions, workers: int) -> dict[str, int | None]:
-    """Bytes and seconds of the whole, from a few clips packed for trial; None where none of them works."""
-    rows, sizes = found.rows, []
-    began = time.perf_counter()
-    for row in [rows[len(rows) * number // 4] for number in (1, 2, 3)] if rows else []:
-        try:
-            sizes.append(sum(map(len, pack_clip(row, row.source.load(), options).parts.values())))
-        except BadClip:
-            continue  # packing will name it
-    if not sizes:
-        return {"estimated_bytes": None, "estimated_seconds": None}
-    each = (time.perf_counter() - began) / len(sizes)
-    return {
-        "estimated_bytes": round(sum(sizes) / len(sizes) * len(rows)),
-        "estimated_seconds": round(each * len(rows) / workers),
-    }
-
-
-def show_report(importer: str, found: Import, estimate: dict[str, int | None]) -> None:
-    """Print what the importer found."""
-    report = found.report
-    table = Table(title=importer, show_header=False, title_justify="left")
-    table.add_row("clips in the list", f"{report.rows:,}")
-    for split, count in report.splits.items():
-        table.add_row(f"  {split}", f"{count:,}")
-    table.add_row("classes", f"{report.classes:,}")
-    table.add_row("found", f"{report.found:,}")
-    table.add_row("missing", f"{len(report.missing):,}")
-    table.add_row("duplicates", f"{len(report.duplicates):,}")
-    table.add_row("rejected", f"{len(report.rejected):,}")
-    if report.classes_without_test:
-        table.add_row("classes without a test clip", ", ".join(report.classes_without_test[:10]))
-    for name, convention in report.conventions.items():
-        table.add_row(name, convention)
-    size, seconds = estimate["estimated_bytes"], estimate["estimated_seconds"]
-    if size is not None and seconds is not None:
-        table.add_row("estimated size, time", f"{human_bytes(size)}, {human_seconds(seconds)}")
-    console.print(table)
-    for note in report.notes:
-        console.print(f"note: {note}", soft_wrap=True)
-
-
-def human_bytes(count: float) -> str:
-    """A size as people say it: 820 kB, 3.4 GB."""
-    units = ("bytes", "kB", "MB", "GB", "TB")
-    power = min(len(units) - 1, max(0, len(str(int(count))) - 1) // 3)
-    value = count / 1000**power
-    return f"{value:.0f} {units[power]}" if power == 0 or value >= 100 else f"{value:.1f} {units[power]}"
-
-
-def human_seconds(seconds: float) -> str:
-    """A time as people say it: 40 s, 12 min, 3.5 h."""
-    if seconds < 100:
-        return f"{max(1, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

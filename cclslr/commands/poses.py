@@ -200,6 +200,8 @@ def report(results: list[PoseResult], out: Path, threshold: float) -> int:
     table.add_row(f"below {threshold:g}", f"{len(to_check) - failed:,} clips")
     table.add_row("failed", f"{failed:,} clips")
     console.print(table)
+    for line in in_lines([Rejected(result.name, result.reason, result.name) for result in results if result.reason]):
+        console.print(line, soft_wrap=True)
     if to_check:
         console.print(f"clips to look at are listed in {out / 'check.csv'}", soft_wrap=True)
     return ExitCode.SOME_BAD if failed else ExitCode.DONE

@@ -22,6 +22,25 @@ def is_bare(row: ManifestRow) -> bool:
     return isinstance(row.source, VideoFile) and row.source.path is not None and row.source.pose is None
 
 
+def keypoint_file(row: ManifestRow, folder: Path) -> Path:
+    """Where the estimated keypoints of a clip lie."""
+    return folder / f"{row.key}.npz"
+
+
+def with_files_of(rows: Sequence[ManifestRow], folder: Path) -> list[ManifestRow]:
+    """The rows as `with_keypoints` gives them, whether their files are there or not; nothing is estimated."""
+    return [
+        replace(row, source=replace(row.source, pose=str(keypoint_file(row, folder)))) if is_bare(row) else row  # type: ignore[type-var]
+        for row in rows
+    ]
+
+
+def _is_older(path: Path, row: ManifestRow) -> bool:
+    """Whether the keypoints are of a video that was mended since."""
+    video = Path(getattr(row.source, "path", None) or "")
+    return path.exists() and video.exists() and path.stat().st_mtime_ns < video.stat().st_mtime_ns
+
+
 def with_keypoints(
     rows: Sequence[ManifestRow],
     folder: Path,
@@ -31,13 +50,16 @@ def with_keypoints(
 ) -> tuple[list[ManifestRow], list[Rejected]]:
     """The rows with keypoint files, those of bare clips estimated into `folder`/<key>.npz; and the clips that failed.
 
-    The file of an earlier call is taken again. A clip with keypoints stays as it is.
+    The file of an earlier call is taken again unless the video is newer. A clip with keypoints stays as it is.
 
     Raises:
         UserError: the estimator is not installed; a file in `folder` is broken or another estimator's.
     """
     bare = [row for row in rows if is_bare(row)]
-    path = {row.key: folder / f"{row.key}.npz" for row in bare}
+    path = {row.key: keypoint_file(row, folder) for row in bare}
+    for row in bare:
+        if _is_older(path[row.key], row):
+            path[row.key].unlink()
     parts = [bare[begin : begin + CLIPS_A_TASK] for begin in range(0, len(bare), CLIPS_A_TASK)]
     tasks = [PoseTask(tuple((row.key, row.source, str(path[row.key])) for row in part), options) for part in parts]
     results: dict[str, PoseResult] = {}

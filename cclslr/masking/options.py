@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,6 +89,17 @@ def with_flow(options: MpmOptions, device: torch.device, flow: Path = DEFAULT_FL
     if not flow.is_file():
         raise FileNotFoundError(f"{flow}: no such flow; train one with cclslr flow")
     return MaskSettings(options, str(flow.resolve()), subnet_dtype(amp, device), str(device))
+
+
+def settings_of(recorded: dict[str, Any]) -> MaskSettings | None:
+    """The settings of masks, on processors, by what a dataset.json says of them; None where their flow is not the
+    shipped one, or their options are another version's."""
+    amp = next((name for name, dtype in DTYPES.items() if dtype == recorded.get("dtype")), "auto")
+    try:
+        settings = with_flow(MpmOptions(**recorded["options"]), torch.device("cpu"), amp=amp)
+    except TypeError:
+        return None
+    return settings if settings.recipe() == recorded["recipe"] else None
 
 
 def mask_options(words: list[str]) -> MpmOptions:

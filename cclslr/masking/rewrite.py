@@ -287,16 +287,35 @@ def _exchange(folder: Path) -> None:
 
 
 def _masked_clips(task: MaskTask) -> Iterator[tuple[PackedClip, bytes | None, MpmReport | None]]:
-    """The clips of a shard in their order, each with its mask: clips are decoded ahead, and masked in groups."""
-    with open(Path(task.folder) / task.old_name, "rb") as tar, ThreadPoolExecutor(task.settings.threads) as pool:
+    """The clips of a shard in their order, each with its mask; a mask that is there by the same recipe stays."""
+    with open(Path(task.folder) / task.old_name, "rb") as tar:
         clips = [_read_clip(tar, row, task) for row in rows_of(task.rows)]
+    there = [_mask_of(clip, task.recipe) for clip in clips]
+    made = _made([clip for clip, mask in zip(clips, there, strict=True) if mask is None], task)
+    for clip, mask in zip(clips, there, strict=True):
+        yield clip, *(next(made) if mask is None else mask)
+
+
+def _mask_of(clip: PackedClip, recipe: str) -> tuple[bytes, MpmReport] | None:
+    """The mask of a clip that was put into this shard with it, if it is by this recipe."""
+    mask_png, record = clip.parts.get("mask.png"), json.loads(clip.parts["json"]).get("mask", {})
+    if mask_png is None or record.get("recipe") != recipe:
+        return None
+    if hashlib.sha256(mask_png).hexdigest() != record["sha256"]:
+        return None
+    return mask_png, MpmReport(**{item.name: record.get(item.name) for item in dataclasses.fields(MpmReport)})
+
+
+def _made(clips: list[PackedClip], task: MaskTask) -> Iterator[tuple[bytes | None, MpmReport | None]]:
+    """Masks of these clips: they are decoded ahead, and masked in groups."""
+    with ThreadPoolExecutor(task.settings.threads) as pool:
         groups = list(_groups(clips))
-        decoded = [pool.submit(_decode, clip, task) for clip in groups[0]]
-        for number, group in enumerate(groups):
+        decoded = [pool.submit(_decode, clip, task) for clip in groups[0]] if groups else []
+        for number in range(len(groups)):
             ready = [future.result() for future in decoded]
             following = groups[number + 1] if number + 1 < len(groups) else []
             decoded = [pool.submit(_decode, clip, task) for clip in following]
-            yield from zip(group, *zip(*_mask_group(ready, task.settings)), strict=True)
+            yield from _mask_group(ready, task.settings)
 
 
 def _read_clip(tar: Any, row: IndexRow, task: MaskTask) -> PackedClip:

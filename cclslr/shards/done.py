@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import os
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +24,14 @@ from cclslr.files import parse_json, write_json
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import ManifestRow, check_shard_names
 from cclslr.shards.index import SCHEMA, index_writer, table_of, tables
-from cclslr.shards.info import INFO_NAME, DatasetInfo
+from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
 from cclslr.shards.place import Place, place_of
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, parse_rejected
 from cclslr.shards.writer import ShardFile, idx_name
 
 PARTS_NAME = ".parts"  # a part for each finished shard, while packing is under way
+ADDING_NAME = ".adding"  # the data set that --add is making of this one
+READY_NAME = ".added"  # the same, complete: it takes the place of this one
 _OF_PACKING = re.compile(rf"shard-[^/]*\.(tar|idx)|{re.escape(PARTS_NAME)}/[^/]*\..*")
 
 
@@ -189,3 +193,23 @@ def rejected_at(place: Place) -> list[Rejected]:
         return parse_rejected(place.read(REJECTED_NAME).decode())
     except FileNotFoundError:
         return []
+
+
+def exchange(out: Path) -> None:
+    """Put the data set that --add has made in the place of the old one; goes on with what a killed run began.
+
+    Until dataset.json is there again, readers are told that there is no data set.
+    """
+    ready = out / READY_NAME
+    if (ready / INFO_NAME).exists():
+        kept = {Path(entry["name"]).stem for entry in load_info(ready)["shards"]}
+        (out / INFO_NAME).unlink(missing_ok=True)
+        for path in sorted(ready.iterdir()):
+            if path.name != INFO_NAME and not path.name.startswith("."):
+                os.replace(path, out / path.name)
+        for path in [*out.glob("shard-*.tar"), *out.glob("shard-*.idx")]:
+            if path.stem not in kept:
+                path.unlink()
+        shutil.rmtree(out / ".masks", ignore_errors=True)  # of shards that are not there any more
+        os.replace(ready / INFO_NAME, out / INFO_NAME)
+    shutil.rmtree(ready, ignore_errors=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +21,15 @@ from cclslr.files import write_json
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.columns import COLUMNS_NAME, PART_BITS, Columns
 from cclslr.shards.convert import convert, folder_columns
+from cclslr.shards.deal import check_rows, deal, describe_source, fingerprint_of, recipe_of, sha256_of
 from cclslr.shards.done import (
+    ADDING_NAME,
     PARTS_NAME,
     ShardPart,
     ShardTask,
     Task,
     clear,
+    exchange,
     finished,
     keep,
     rejected_at,
@@ -38,22 +40,21 @@ from cclslr.shards.done import (
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import (
     FORMAT_VERSION,
-    KEY_PATTERN,
     SPLITS,
     BadClip,
     ManifestRow,
 )
 from cclslr.shards.index import INDEX_NAME, IndexFile, index_writer
 from cclslr.shards.info import INFO_NAME, DatasetInfo, ShardInfo, load_info, parse_info
-from cclslr.shards.place import Place, place_of
+from cclslr.shards.place import FolderPlace, Place, place_of
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, read_rejected, write_rejected
-from cclslr.shards.writer import MAX_NAME, ShardFile, ShardWriter, idx_name, open_shard
+from cclslr.shards.sources import SOURCES_NAME, Sources, source_fingerprint, write_sources
+from cclslr.shards.writer import ShardFile, ShardWriter, idx_name, open_shard
 
 __all__ = ["NothingPacked", "PackOptions", "PackReport", "Rejected", "finish", "pack", "read_rejected"]
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
-MAX_KEY = MAX_NAME - len(".pose.npy")  # the longest component
 _READERS = 16  # parts of an earlier run that are read at once
 
 
@@ -88,6 +89,7 @@ def pack(
     scheduler: str | None = None,
     settings: dict[str, Any] | None = None,
     rejected: Iterable[Rejected] = (),
+    command: dict[str, Any] | None = None,
     aside: bool = False,
 ) -> PackReport:
     """Pack clips into the folder or URL `out`; continues where an earlier run was stopped.
@@ -98,18 +100,31 @@ def pack(
         workers, scheduler, aside: see `run_tasks`.
         rejected: clips that the importer refused; they are listed with those refused here.
         settings: what the user wants to find again in dataset.json, such as the importer and its arguments.
+        command: see `Sources`.
 
     Raises:
         UserError: options out of range; no clip can be packed; `out` holds another data set, or is being packed by
             another process.
     """
     place = place_of(out)
-    good, refused = _check_rows(list(rows), options)
+    good, refused = check_rows(list(rows), options)
     rejected = [*rejected, *refused]
     classes = _classes(good) if classes is None else classes
-    tasks = _deal(good, place.name, options)
-    recipe = _sha256(*(task.fingerprint for task in tasks), json.dumps(classes), json.dumps(settings, sort_keys=True))
-    about = {
+    sources = Sources(command)
+    tasks = []
+    for name, run in deal(good, options):
+        fingerprints = [source_fingerprint(row) for row in run]
+        for row, source in zip(run, fingerprints, strict=True):
+            sources.note(row, source)
+        tasks.append(ShardTask(name, place.name, run, options, fingerprint_of(run, fingerprints, options)))
+    about = describe(options, settings, recipe_of([task.fingerprint for task in tasks], classes, settings))
+    running = partial(run_tasks, workers=workers, scheduler=scheduler, description="packing", aside=aside)
+    return pack_tasks(place, tasks, build_shard, running, classes, about, rejected, sources)
+
+
+def describe(options: PackOptions, settings: dict[str, Any] | None, recipe: str) -> dict[str, Any]:
+    """What dataset.json says of the whole beside what `finish` computes."""
+    return {
         "codec": options.codec,
         "size": options.size,
         "crop": options.crop,
@@ -119,8 +134,6 @@ def pack(
         "settings": settings or {},
         "recipe": recipe,
     }
-    running = partial(run_tasks, workers=workers, scheduler=scheduler, description="packing", aside=aside)
-    return pack_tasks(place, tasks, build_shard, running, classes, about, rejected)
 
 
 def pack_tasks(
@@ -131,6 +144,7 @@ def pack_tasks(
     classes: list[str],
     about: dict[str, Any],
     rejected: list[Rejected],
+    sources: Sources,
 ) -> PackReport:
     """Build the shards that are not there yet, then the index over all.
 
@@ -138,21 +152,27 @@ def pack_tasks(
         running: `run_tasks`, with how.
         about: what dataset.json says beside what `finish` computes; "recipe" tells this data set from others.
         rejected: clips that were refused before.
+        sources: where the clips are from.
 
     Raises:
         UserError: as `pack`.
     """
     with place.hold():
+        if isinstance(place, FolderPlace):
+            exchange(place.folder)
         if (info := _info_at(place)) is not None:
             if info.get("recipe") != about["recipe"]:
                 raise UserError(
-                    f"{place.name} already holds a data set of other clips or settings; pack into another folder, or "
-                    "remove it"
+                    f"{place.name} already holds a data set of other clips or settings; --add takes new and mended "
+                    "clips into it, else pack into another folder, or remove it"
                 )
             whole = whole_shards(place, info)
             if len(whole) == len(info["shards"]):
-                place.remove([PARTS_NAME])  # an earlier run was killed just before its end
-                return _report(place.columns(info), rejected_at(place), info, len(whole))
+                place.remove([PARTS_NAME, ADDING_NAME])  # an earlier run was killed just before its end, or with --add
+                if SOURCES_NAME not in place.sizes():  # packed by a version that kept none
+                    with place.writing(SOURCES_NAME) as folder:
+                        write_sources(folder, sources)
+                return report_of(place.columns(info), rejected_at(place), info, len(whole))
             reopen(place, info, whole, tasks)
         there = clear(place, tasks)
         with ThreadPoolExecutor(_READERS) as pool:
@@ -165,12 +185,16 @@ def pack_tasks(
         rejected = [*rejected, *(item for task in tasks for item in parts[task.name].rejected)]
         with place.writing(REJECTED_NAME) as folder:
             write_rejected(folder, rejected)
-        if all(len(parts[task.name].rejected) == task.clips for task in tasks):
+        empty = [task.name for task in tasks if len(parts[task.name].rejected) == task.clips]
+        if len(empty) == len(tasks):
             raise NothingPacked(place, rejected)
+        if empty:  # dataset.json does not list them
+            place.remove([*empty, *map(idx_name, empty)])
         shards = (shard_of(place, task, parts[task.name]) for task in tasks)
-        with place.writing(INDEX_NAME, COLUMNS_NAME, INFO_NAME) as folder:
+        with place.writing(SOURCES_NAME, INDEX_NAME, COLUMNS_NAME, INFO_NAME) as folder:
+            write_sources(folder, sources)
             info = finish(folder, shards, classes, {**about, "rejected": len(rejected)})
-            report = _report(folder_columns(folder, info), rejected, info, reused)
+            report = report_of(folder_columns(folder, info), rejected, info, reused)
         place.remove([PARTS_NAME])
         place.tidy()  # after workers that died
     return report
@@ -184,7 +208,7 @@ def _info_at(place: Place) -> DatasetInfo | None:
         return None
 
 
-def _report(columns: Columns, rejected: list[Rejected], info: DatasetInfo, reused: int) -> PackReport:
+def report_of(columns: Columns, rejected: list[Rejected], info: DatasetInfo, reused: int) -> PackReport:
     parts = columns["parts"].all()
     return PackReport(
         clips=len(parts),
@@ -230,7 +254,7 @@ def finish(out: str | Path, shards: Iterable[ShardFile], classes: list[str], inf
 
 def content_hash(checksums: list[str]) -> str:
     """One number for all that the shards hold: the hash of their hashes, in order."""
-    return _sha256(*checksums)
+    return sha256_of(*checksums)
 
 
 def build_shard(task: ShardTask) -> ShardPart:
@@ -252,66 +276,7 @@ def writing_shard(out: str, name: str) -> Iterator[tuple[ShardWriter, ShardFile]
         yield opened
 
 
-def describe_source(row: ManifestRow) -> str:
-    """What a user recognises a clip's source by: its file where it has one."""
-    source = row.source
-    return str(getattr(source, "path", None) or getattr(source, "pose", None) or source)
-
-
-def _check_rows(rows: list[ManifestRow], options: PackOptions) -> tuple[list[ManifestRow], list[Rejected]]:
-    """Split the rows into those worth loading and those that are refused for what they say."""
-    good: dict[str, ManifestRow] = {}
-    rejected = []
-    for row in rows:
-        reason = _fault(row, options)
-        if reason is None and row.key in good:
-            reason = "duplicate key; the first clip of this key is kept"
-        if reason is None:
-            good[row.key] = row
-        else:
-            rejected.append(Rejected(row.key, reason, describe_source(row)))
-    return list(good.values()), rejected
-
-
-def _fault(row: ManifestRow, options: PackOptions) -> str | None:
-    if not KEY_PATTERN.fullmatch(row.key):
-        return f"the key has characters outside {KEY_PATTERN.pattern}"
-    if len(row.key) > MAX_KEY:
-        return f"the key is longer than {MAX_KEY} characters"
-    if row.split not in SPLITS:
-        return f"unknown split {row.split!r}; expected one of {', '.join(SPLITS)}"
-    if row.label is None and not options.allow_unlabelled:
-        return "no label"
-    if row.label is not None and row.label < 0:
-        return f"negative label {row.label}"
-    return None
-
-
 def _classes(rows: list[ManifestRow]) -> list[str]:
     """The gloss of each label from 0 to the largest; labels without a gloss are called by their number."""
     glosses = {row.label: row.gloss or str(row.label) for row in reversed(rows) if row.label is not None}
     return [glosses.get(label, str(label)) for label in range(max(glosses, default=-1) + 1)]
-
-
-def _deal(rows: list[ManifestRow], out: str, options: PackOptions) -> list[ShardTask]:
-    """Sort the clips by the hash of their keys and cut them into shards of equal length."""
-    rows = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).digest())
-    count = -(-len(rows) // options.clips_per_shard)
-    tasks = []
-    for number in range(count):
-        run = tuple(rows[len(rows) * number // count : len(rows) * (number + 1) // count])
-        fingerprint = _sha256(str(FORMAT_VERSION), repr(options), *map(_row_fingerprint, run))
-        tasks.append(ShardTask(f"shard-{number:05d}.tar", out, run, options, fingerprint))
-    return tasks
-
-
-def _row_fingerprint(row: ManifestRow) -> str:
-    own = getattr(row.source, "fingerprint", None)
-    source = repr(row.source) if own is None else own()
-    text = f"{row.key} {row.label} {row.gloss} {row.split} {row.signer} {source}"
-    assert " object at 0x" not in text, f"{type(row.source).__name__} needs a repr or fingerprint() of its contents"
-    return text
-
-
-def _sha256(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

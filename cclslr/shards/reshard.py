@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 
 from cclslr.errors import UserError
+from cclslr.shards.deal import MAX_KEY
 from cclslr.shards.done import ShardPart, keep
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import FORMAT_VERSION, BadClip
-from cclslr.shards.pack import MAX_KEY, PackReport, pack_tasks, writing_shard
+from cclslr.shards.pack import PackReport, pack_tasks, writing_shard
 from cclslr.shards.place import place_of
 from cclslr.shards.reader import ShardSet
 from cclslr.shards.rejections import Rejected
+from cclslr.shards.sources import Sources, joined, read_sources
 from cclslr.shards.writer import PackedClip
 
 _SAME = ("codec", "size", "crop", "quality")
@@ -97,7 +99,10 @@ def reshard(
         tasks.append(ReshardTask(name, place.name, tuple(local), clip_ids, prefixes, labels, fingerprint))
     about["recipe"] = hashlib.sha256("".join(task.fingerprint for task in tasks).encode()).hexdigest()
     running = partial(run_tasks, workers=workers, scheduler=scheduler, description="packing")
-    return pack_tasks(place, tasks, build_from_packed, running, classes, about, [])
+    known = _sources(shards, local, prefixes, labels)
+    if known.command is not None:
+        known.command["options"]["clips_per_shard"] = clips_per_shard
+    return pack_tasks(place, tasks, build_from_packed, running, classes, about, [], known)
 
 
 def build_from_packed(task: ReshardTask) -> ShardPart:
@@ -117,6 +122,17 @@ def build_from_packed(task: ReshardTask) -> ShardPart:
             writer.add(PackedClip(replace(row, key=key, label=label, shard="", components={}), parts))
     shards.close()
     return keep(task, shard, rejected)
+
+
+def _sources(shards: ShardSet, local: list[str], prefixes: tuple[str, ...], labels: np.ndarray) -> Sources:
+    """What is known of where the clips are from; nothing of clips that lie elsewhere."""
+    parts, begin = [], 0
+    for path, prefix, info in zip(local, prefixes, shards.infos, strict=True):
+        places = np.arange(len(info["classes"]))
+        same = np.array_equal(labels[begin : begin + len(places)], places)
+        parts.append((Sources() if "://" in path else read_sources(Path(path)), prefix, same))
+        begin += len(places)
+    return joined(parts)
 
 
 def _key(shards: ShardSet, clip_id: int, prefixes: tuple[str, ...]) -> str:
