@@ -70,6 +70,8 @@ def load(path: str | Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"checkpoint {path}: a folder; give a checkpoint in it, such as {path}/last.pt") from error
     except UserError:
         raise
     except Exception as error:
@@ -81,11 +83,11 @@ def load_on_all_ranks(path: str | Path, process: Process) -> dict[str, Any]:
     return process.from_main(lambda: load(path))
 
 
-def check_kind(state: dict[str, Any], wanted: str, path: str | Path) -> None:
-    """Refuse a checkpoint of another program than `wanted`, a key of `KINDS`."""
+def check_kind(state: dict[str, Any], wanted: str, path: str | Path, cure: str = "") -> None:
+    """Refuse a checkpoint of another program than `wanted`, a key of `KINDS`; `cure` says what to do then."""
     if wanted not in state:
         found = next((f"one of {name}" for key, name in KINDS.items() if key in state), "something else")
-        raise UserError(f"{path} is no checkpoint of {KINDS[wanted]} but {found}")
+        raise UserError(f"{path} is no checkpoint of {KINDS[wanted]} but {found}" + (f"; {cure}" if cure else ""))
 
 
 def to_resume(run_dir: str | Path, resume: str) -> Path | None:

@@ -39,13 +39,22 @@ def _reflow(text: str) -> str:
     return "\n\n".join(p if keep else textwrap.fill(p, WIDTH) for p, keep in zip(paragraphs, kept))
 
 
-def config_from_command_line(module: str, kind: type[Config], doc: str | None, argv: list[str] | None = None) -> Config:
-    """Parse `--config FILE key=value…` into a `kind`; `--help` shows `doc` and every key: default, values, meaning."""
+def config_from_command_line(
+    module: str,
+    kind: type[Config],
+    doc: str | None,
+    argv: list[str] | None = None,
+    stored: dict[str, Any] | None = None,
+) -> Config:
+    """Parse `--config FILE key=value…` into a `kind`; `--help` shows `doc` and every key: default, values, meaning.
+
+    `stored` takes the place of defaults, as in `load_config`.
+    """
     parser = command_parser(module, doc, describe_keys(kind))
     parser.add_argument("--config", metavar="FILE", help="YAML file, or the name of one of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override one key, e.g. optim.batch=128")
     args = parser.parse_intermixed_args(argv)
-    return load_config(kind, args.config, args.overrides)
+    return load_config(kind, args.config, args.overrides, stored)
 
 
 def describe_keys(kind: Any) -> str:

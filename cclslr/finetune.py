@@ -4,6 +4,7 @@
     python -m cclslr.finetune … linear_probe=true      # the encoders stay as they are
     python -m cclslr.finetune … pretrained=null        # from scratch
 
+model.* is what the checkpoint was pre-trained with, where the config does not say otherwise.
 Each branch has its own linear layer and its own cross-entropy; the fused prediction is the sum of both logits.
 With fuse=calibrated it is also given as a sum with a temperature a branch, beside the paper's.
 Evaluates at the end and writes <split>.json and <split>_predictions.csv into run.dir.
@@ -42,8 +43,10 @@ from cclslr.training.evaluation import evaluate, score_table, write_report
 from cclslr.training.loop import Training
 from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
 from cclslr.training.resume import find_saved
+from cclslr.training.start import NOT_PRETRAINED, check_classes, model_of, tell_of_changes
 from cclslr.training.statistics import Statistics
 
+NAME = "cclslr.finetune"
 HELD_OUT = 0.2  # share of each class's training clips that fits the temperatures
 
 
@@ -132,11 +135,15 @@ def check(cfg: FinetuneConfig, shards: ShardSet, steps_an_epoch: int) -> None:
         raise UserError(f"{len(unlabelled)} clips have no label, e.g. {key}; fine-tuning needs labels")
     if "rgb" in cfg.model.modalities:
         require_masks(shards, cfg.views.mask_alpha)
+    check_classes(cfg, shards)
     splits = {cfg.eval_split: "eval_split"} | ({"val": "report=best_val"} if cfg.report == "best_val" else {})
     labelled = ShardSet(cfg.data.shards).rows.labelled_splits
     for split, key in splits.items():
         if split not in labelled:
-            raise UserError(f"{', '.join(cfg.data.shards)}: no labelled clip in split {split!r}, which {key} asks for")
+            raise UserError(
+                f"{', '.join(cfg.data.shards)}: no labelled clip in split {split!r}, which {key} asks for; pack some "
+                "(cclslr pack … --test-share 0.2 --val-share 0.1), or ask for another split"
+            )
     if cfg.report == "best_val" and cfg.run.max_steps is not None and cfg.run.max_steps < steps_an_epoch:
         raise UserError(f"report=best_val needs an epoch ({steps_an_epoch} steps), run.max_steps={cfg.run.max_steps}")
 
@@ -181,7 +188,7 @@ def train(
     source = None
     if cfg.pretrained is not None and saved is None:  # else its own checkpoint holds everything
         source = checkpoint.load_on_all_ranks(cfg.pretrained, process)
-        checkpoint.check_kind(source, "query", cfg.pretrained)
+        checkpoint.check_kind(source, "query", cfg.pretrained, NOT_PRETRAINED)
     placement = choose(cfg, shards, plan, process, saved, lambda: step_on_trial(cfg, shards, process))
     learner = build_learner(cfg, shards, source, process)
     learner.classifier.temperatures = temperatures
@@ -229,8 +236,12 @@ def validate(learner: Learner, cfg: FinetuneConfig, process: Process) -> dict[st
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = config_from_command_line("cclslr.finetune", FinetuneConfig, __doc__, argv)
+    cfg = config_from_command_line(NAME, FinetuneConfig, __doc__, argv)
     with process_group(cfg.run.device) as process:
+        if cfg.pretrained is not None:
+            stored = model_of(cfg, process)
+            cfg = config_from_command_line(NAME, FinetuneConfig, __doc__, argv, {"model": stored})
+            tell_of_changes(stored, cfg.model)
         torch.backends.cudnn.benchmark = cfg.run.cudnn_benchmark
         finetune(cfg, process)
 

@@ -62,7 +62,8 @@ def test_what_is_wanting_is_said(tmp_path: Path) -> None:
     found = load("folder", make(tmp_path, "house/a.mp4", "house/a.npz", "house/b.mp4"))
     assert any(note.startswith("no clip is for testing; --test-share") for note in found.report.notes)
     assert any(note.startswith("1 clips have no keypoint file") for note in found.report.notes)
-    assert not load("folder", make(tmp_path, "house/b.npz"), "--test-share", "0.9").report.notes
+    assert any(note.startswith("all clips have one label, house;") for note in found.report.notes)
+    assert not load("folder", make(tmp_path, "house/b.npz", "drink/c.npz"), "--test-share", "0.9").report.notes
 
 
 def test_every_ending_is_taken(tmp_path: Path) -> None:

@@ -146,6 +146,9 @@ def note_wants(ledger: Ledger, other: str) -> None:
             f"{bare:,} clips have no keypoint file and are packed with their video alone; training with pose refuses "
             "them (cclslr poses makes keypoints)"
         )
+    words = {row.gloss for row in ledger.rows if row.label is not None}
+    if len(words) == 1:
+        ledger.notes.append(f"all clips have one label, {words.pop()}; fine-tuning tells several apart")
     if ledger.rows and not any(row.split == "test" for row in ledger.rows):
         ledger.notes.append(f"no clip is for testing; --test-share 0.2 sets a fifth of them aside, {other}")
 
