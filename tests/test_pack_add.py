@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -420,6 +420,24 @@ def test_keypoints_of_a_mended_video_are_estimated_again(
     shards = ShardSet([str(out)])
     assert not len(shards.rows.lacking("pose"))
     assert 21 in shards.rows.numbers("num_frames")
+
+
+def test_paths_are_taken_over_where_the_clips_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import argparse
+
+    from cclslr.datasets.repeat import as_before, command_of
+    from cclslr.shards.info import DatasetInfo
+
+    monkeypatch.chdir(tmp_path)
+    packed: dict[str, Any] = {"codec": "jpeg", "size": 256, "crop": "none", "quality": None}
+    common = {"importer": "folder", "out": "set", "fps": 25.0, **packed}
+    before = command_of(argparse.Namespace(**common, source="videos/", poses="poses"))
+    for source, taken in (("./videos", "poses"), (str(tmp_path / "videos"), "poses"), ("more", None)):
+        args = argparse.Namespace(**common, source=source, poses=None)
+        told = as_before(args, ["source"], before, cast(DatasetInfo, packed))
+        assert args.poses == taken
+        assert args.source == source
+        assert told == ([] if taken else ["--poses was poses; of clips that lie elsewhere it is not taken over"])
 
 
 def test_every_option_that_is_a_path_is_known_as_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ def as_before(
         known = command["options"]
         before = {**{name: known[name] for name in known if same_importer or name in COMMON}, **before}
     now = json.loads(json.dumps({name: value for name, value in vars(args).items() if name in before}))
-    other = [name for name in before if name in given and now.get(name) != before[name]]
+    other = [name for name in before if name in given and not _equal(name, now.get(name), before[name])]
     if wrong := [name for name in other if name in SAME]:
         raise UserError(
             f"{args.out} was packed with {_listed(wrong, before)}, this command says {_listed(wrong, now)}: leave them "
@@ -64,7 +65,18 @@ def as_before(
     for name, value in before.items():
         if name not in given and not (name in PATHS and elsewhere) and hasattr(args, name):
             setattr(args, name, value)
-    return [f"{_flag(name)} was {_shown(before[name])}, is {_shown(now[name])}" for name in other if name not in PATHS]
+    told = [f"{_flag(name)} was {_shown(before[name])}, is {_shown(now[name])}" for name in other if name not in PATHS]
+    if elsewhere:
+        left = [name for name in PATHS if before.get(name) and name not in given]
+        told += [f"{_flag(name)} was {before[name]}; of clips that lie elsewhere it is not taken over" for name in left]
+    return told
+
+
+def _equal(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of an option are the same; `videos/` is `./videos`."""
+    if name in PATHS and isinstance(one, str) and isinstance(other, str):
+        return os.path.realpath(one) == os.path.realpath(other)
+    return one == other
 
 
 def _listed(names: list[str], values: Mapping[str, Any]) -> str:
