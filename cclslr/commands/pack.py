@@ -338,7 +338,7 @@ def continue_set(args: argparse.Namespace, masks: MaskSettings | None) -> MaskSe
         UserError: there is no set, or it was packed otherwise than this command says.
     """
     info = check_out(args.out)
-    for line in as_before(args, args.given, read_sources(Path(args.out)).command, info):
+    for line in as_before(args, args.given, read_sources(place_of(args.out)).command, info):
         console.print(line, style="yellow", soft_wrap=True)
     if (recorded := info["masks"]) is None:
         return masks

@@ -116,7 +116,7 @@ def _plan(
     difference: Difference, options: PackOptions, info: DatasetInfo, settings: dict[str, Any] | None
 ) -> tuple[list[AddTask], Sources, str]:
     """The shards, what is known of the clips' sources, and the recipe that packing all at once would have."""
-    shards, known = ShardSet([str(difference.out)]), read_sources(difference.out)
+    shards, known = ShardSet([str(difference.out)]), read_sources(FolderPlace(difference.out))
     by_shard, kept = dict(shards.rows.by_shard()), set(difference.kept)
     shard_of = {int(clip_ids[0]): name for name, clip_ids in by_shard.items() if len(clip_ids)}
     labels = shards.rows.labels_N

@@ -92,7 +92,7 @@ def compare(
     """
     out = Path(out).resolve()
     exchange_if_ready(out)
-    shards, known = ShardSet([str(out)]), read_sources(out)
+    shards, known = ShardSet([str(out)]), read_sources(FolderPlace(out))
     in_set = {key: clip_id for clip_id, (key, _) in enumerate(shards.rows.texts())}
     good, refused = check_rows(list(rows), options)
     difference = Difference(out, shards.info["index_sha256"], good, classes, {}, {}, refused)

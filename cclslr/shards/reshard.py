@@ -125,12 +125,12 @@ def build_from_packed(task: ReshardTask) -> ShardPart:
 
 
 def _sources(shards: ShardSet, local: list[str], prefixes: tuple[str, ...], labels: np.ndarray) -> Sources:
-    """What is known of where the clips are from; nothing of clips that lie elsewhere."""
+    """What is known of where the clips are from."""
     parts, begin = [], 0
     for path, prefix, info in zip(local, prefixes, shards.infos, strict=True):
         places = np.arange(len(info["classes"]))
         same = np.array_equal(labels[begin : begin + len(places)], places)
-        parts.append((Sources() if "://" in path else read_sources(Path(path)), prefix, same))
+        parts.append((read_sources(place_of(path)), prefix, same))
         begin += len(places)
     return joined(parts)
 

@@ -8,6 +8,7 @@ without it.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from cclslr.console import console
 from cclslr.files import atomic_write
 from cclslr.shards.format import ManifestRow
+from cclslr.shards.place import Place
 
 SOURCES_NAME = "sources.parquet"
 _DIGEST = 16  # bytes
@@ -68,17 +70,19 @@ def write_sources(folder: Path, sources: Sources) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
-def read_sources(folder: Path) -> Sources:
+def read_sources(place: Place) -> Sources:
     """The file of a data set; where there is none, or it is damaged, one that knows no clip."""
-    path = folder / SOURCES_NAME
-    if not path.is_file():
+    try:
+        data = place.read(SOURCES_NAME)
+    except FileNotFoundError:
         return Sources()
     try:
-        table = pq.read_table(path, use_threads=False)
+        table = pq.read_table(io.BytesIO(data), use_threads=False)
         keys, *digests = (table[name].to_pylist() for name in _SCHEMA.names)
         command = json.loads((table.schema.metadata or {})[_COMMAND])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        console.print(f"{path} is damaged ({type(error).__name__}); clips are packed again", style="yellow")
+        told = f"{place.name}/{SOURCES_NAME} is damaged ({type(error).__name__}); clips are packed again"
+        console.print(told, style="yellow", soft_wrap=True)
         return Sources()
     said = {key: value for key, value in zip(keys, digests[1], strict=True) if value is not None}
     return Sources(command, dict(zip(keys, digests[0], strict=True)), said)
