@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from cclslr.codecs import codec_named
 from cclslr.files import read_json, write_json
+from cclslr.shards import reader
 from cclslr.shards.format import MASK_SIZE, Component, IndexRow, ManifestRow, RawClip
 from cclslr.shards.index import read_index, write_index
 from cclslr.shards.pack import PackOptions, finish, pack
@@ -156,6 +158,13 @@ def test_threads_and_pickling(folder: Path) -> None:
             clip.video == expected[n]
             for n, clip in zip(order, pool.map(pickle.loads(pickle.dumps(shards)).read, order))
         )
+
+
+@given(st.binary(max_size=40_000), st.integers(0, 2**32 - 1))
+def test_the_checksum_is_that_of_zlib(data: bytes, begin: int) -> None:
+    """The packer takes zlib's; beyond 5 kB the reader's lets go of the GIL."""
+    assert reader.crc32(memoryview(data), begin) == zlib.crc32(data, begin)
+    assert reader.crc32(data * 3) == zlib.crc32(data * 3)
 
 
 def test_every_damaged_byte_is_noticed(folder: Path, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import io
 import os
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from cclslr.codecs import Codec
 from cclslr.codecs.jpeg import JPEG
@@ -71,7 +71,7 @@ class _Samples:
 def _checksum(fields: list[np.ndarray]) -> int:
     crc = 0
     for field in fields:
-        crc = zlib.crc32(field.data, crc)
+        crc = crc32(field.data, crc)
     return crc
 
 
