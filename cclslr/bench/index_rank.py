@@ -2,9 +2,10 @@
 
     python -P index_rank.py FOLDER BATCH RANK WORLD
 
-It prints "ready", waits for a line so that all ranks begin together, and prints one line of JSON: seconds, and bytes of
-memory that belong to this process alone ("anonymous": at rest and at its peak) or are mapped from the index
-("mapped": what it has touched; "share": its proportional share of that among all who have).
+It prints "ready", waits for a line so that all ranks begin together, and prints one line of JSON: seconds ("cpu": of a
+processor, by all threads of this process; where cores are busy, the rest of a time is waiting for one), and bytes of
+memory that belong to this process alone ("anonymous": at rest and at its peak) or are mapped from the index ("mapped":
+what it has touched; "share": its proportional share of that among all who have).
 """
 
 from __future__ import annotations
@@ -71,23 +72,27 @@ def main(folder: str, batch: int, rank: int, world: int) -> None:
     pose_views([np.ones((8, 133, 3), np.float16)], sizes_B2, views)  # its kernels are there before, at any size of set
     print("ready", flush=True)
     sys.stdin.readline()
-    peak, begin = Peak(), time.perf_counter()
+    peak, begin, cpu = Peak(), time.perf_counter(), [time.process_time()]
     base = anonymous()
     shards = ShardSet([folder], "train")
     opened = time.perf_counter()
+    cpu.append(time.process_time())
     held_open = anonymous()
     plan = Plan.for_training(shards, cfg, batch * world, 0)
     first = plan.rank_batch(0, 0, rank, world)
     planned = time.perf_counter()
+    cpu.append(time.process_time())
     with Loader(cfg, ViewConfig(), shards, plan, process, ["pose"], 0).start(0) as loader:
         taken = next(loader)
         loaded = time.perf_counter()
+        cpu.append(time.process_time())
         assert taken.clip_ids_B.tolist() == first.clip_ids_B.tolist()
     mapped, share = of_index()
     found = {
         "open_s": opened - begin,
         "plan_s": planned - opened,
         "batch_s": loaded - planned,
+        **dict(zip(("open_cpu_s", "plan_cpu_s", "batch_cpu_s"), np.diff(cpu).tolist(), strict=True)),
         "base": base,
         "anonymous_open": held_open - base,
         "anonymous_end": anonymous() - base,

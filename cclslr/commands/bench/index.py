@@ -168,8 +168,9 @@ def main(argv: list[str] | None = None) -> None:
     table = Table(title=f"{clips:,} clips of the split, {args.ranks} ranks, {args.rounds} rounds", title_justify="left")
     for column in ("of a rank", "median", "lowest", "highest"):
         table.add_column(column, justify="left" if column == "of a rank" else "right")
-    for name, unit in (("open_s", 1.0), ("plan_s", 1.0), ("batch_s", 1.0)):
-        _add(table, name, [rank[name] / unit for ranks in result["rounds"] for rank in ranks])
+    for step in ("open", "plan", "batch"):
+        for name in (f"{step}_s", f"{step}_cpu_s"):
+            _add(table, name, [rank[name] for ranks in result["rounds"] for rank in ranks])
     for name in ("anonymous_open", "anonymous_end", "anonymous_peak", "mapped", "share"):
         _add(table, f"{name}, MB", [rank[name] / 1e6 for ranks in result["rounds"] for rank in ranks])
     _add(table, "share of all ranks, MB", [sum(rank["share"] for rank in ranks) / 1e6 for ranks in result["rounds"]])
