@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import pickle
 import struct
 import tempfile
@@ -115,6 +116,21 @@ def test_a_clip_is_decoded_once(made: Path, model: Model, stub: Stub, monkeypatc
     told = model.predict(made / "clip.mp4", stub.keypoints_TKC)
     assert answer["top"]["fused"] == [(gloss, round(share, 4)) for gloss, share in told.top(5)]
     assert len(decoded) == 2
+
+
+def open_shards() -> set[str]:
+    """Files of this process that are shards, those of folders that are gone included."""
+    descriptors = Path("/proc/self/fd").iterdir()
+    return {name for each in descriptors if (name := os.path.realpath(each)) and ".tar" in name}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_answers_leave_no_file_open(made: Path, model: Model, stub: Stub) -> None:
+    before = open_shards()
+    answerer = Answerer(model, stub)
+    answerer(made / "clip.mp4")
+    model.embed(made / "clip.mp4", stub.keypoints_TKC)
+    assert open_shards() <= before
 
 
 def test_a_decoded_clip_that_cannot_be_used_is_told(model: Model) -> None:

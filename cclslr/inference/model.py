@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,14 +171,14 @@ class Model:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             self._pack(video, pose, estimator, folder)
-            shards = ShardSet([str(folder / "shards")])
-            data = self.config.data
-            if data.backend == "ffcv":  # whose .beton this clip is not in; numba makes its views there, too
-                data = replace(data, backend="numba")
-            alone = Process(0, 1, self.device)
-            outputs, _, _ = over_clips(
-                self.forward, shards, data, self.config.views, self.modalities, 1, self.precision, alone
-            )
+            with closing(ShardSet([str(folder / "shards")])) as shards:
+                data = self.config.data
+                if data.backend == "ffcv":  # whose .beton this clip is not in; numba makes its views there, too
+                    data = replace(data, backend="numba")
+                alone = Process(0, 1, self.device)
+                outputs, _, _ = over_clips(
+                    self.forward, shards, data, self.config.views, self.modalities, 1, self.precision, alone
+                )
         return {name: x[0].numpy() for name, x in outputs.items()}
 
     def _pack(
