@@ -1,7 +1,7 @@
 """Pre-train the RGB and the pose branch by cross-modal consistency (CCL-SLR §3).
 
     torchrun --nproc-per-node 8 -m cclslr.train --config configs/pretrain.yaml data.shards=[shards/wlasl2000]
-    python -m cclslr.train --config configs/demo_pretrain.yaml
+    python -m cclslr.train --config configs/pretrain_small.yaml
 
 Writes checkpoints, metrics.jsonl and TensorBoard curves into run.dir; continues from run.dir/last.pt if it is there.
 """

@@ -136,7 +136,7 @@ def test_the_papers_run_fits_at_its_micro_batch_and_not_at_any() -> None:
 
 
 def test_plan_shows_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, path = tmp_path / "plan.json", next(path for path in CONFIGS if path.stem == "signs7_pretrain")
+    out, path = tmp_path / "plan.json", next(path for path in CONFIGS if path.stem == "pretrain_small")
     options = ["--node", "1x3090", "--json", str(out)]
     plan.main(["--config", str(path), *options, "objective.bank_size=700"])
     shown = capsys.readouterr().out

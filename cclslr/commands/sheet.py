@@ -17,7 +17,7 @@ from cclslr.shards.reader import ShardSet
 GROUP, PLACE = "data", 7
 
 EXAMPLES = """examples:
-  cclslr sheet shards/demo --out views.png --config configs/demo_pretrain.yaml
+  cclslr sheet shards/demo --out views.png --config configs/pretrain_small.yaml
   cclslr sheet shards/wlasl300 --out views.png --split test --clips 8 views.area=[0.2,1.0]"""
 
 

@@ -47,7 +47,7 @@ Keep = Callable[[dict[str, Any]], None]
 
 EXAMPLES = """examples:
   cclslr bench train --config configs/pretrain.yaml data.shards=[shards/wlasl2000] --plain --tricks all
-  cclslr bench train --config configs/demo_pretrain.yaml                  compute only, needs no data
+  cclslr bench train --config configs/pretrain_small.yaml                  compute only, needs no data
   torchrun --nproc-per-node 8 -m cclslr bench train --config configs/pretrain.yaml data.shards=[shards/all]
   cclslr bench train --config configs/pretrain.yaml --ranks 1,2,4,8       scaling, batch grows with the ranks
   cclslr bench train --config configs/pretrain.yaml --sweep data.shards=[shards/jpeg,shards/h264]
