@@ -155,6 +155,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> list[list[Measured]]:
     return done
 
 
+@pytest.mark.slow
 def test_a_run_measures_once_keeps_what_it_chose_and_trains_as_if_it_had_been_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

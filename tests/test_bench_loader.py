@@ -27,6 +27,7 @@ def shards(tmp_path_factory) -> Path:
     return tiny_shards(tmp_path_factory.mktemp("loaders") / "h264", codec="h264")
 
 
+@pytest.mark.slow
 def test_rows_and_absent_loaders(shards, tmp_path):
     out = tmp_path / "out.json"
     names = ["cclslr-numba", "dataloader-pyav", "webdataset", "dataloader-pillow", "cclslr-ffcv"]

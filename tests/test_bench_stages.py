@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from small_runs import ROOT, tiny_shards
 
 
+@pytest.mark.slow
 def test_every_stage_is_timed(tmp_path: Path) -> None:
     shards, out = tiny_shards(tmp_path / "set", (2, 0, 0), codec="h264"), tmp_path / "out.json"
     arguments = [str(shards), "--clips", "2", "--repeats", "2", "--out", str(out)]

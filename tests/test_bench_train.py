@@ -222,6 +222,7 @@ def test_the_sweep_ends_with_config_lines(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_sweep_of_loaders_and_a_scaling_run(tmp_path, capsys):
     shards, out = tiny_shards(tmp_path / "shards"), tmp_path / "out.json"
     small = ["--steps", "1", "--warmup", "0", "--json", str(out), *TINY, "model.modalities=[pose]", "data.workers=1"]

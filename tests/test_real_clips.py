@@ -19,7 +19,10 @@ def tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("codec", codecs())
+CODECS = [pytest.param(name, marks=[] if name in ("jpeg", "h264") else [pytest.mark.slow]) for name in codecs()]
+
+
+@pytest.mark.parametrize("codec", CODECS)
 def test_real_clips_go_all_the_way(real, tmp_path, codec):
     videos, shards = tmp_path / "videos", tmp_path / "shards"
     videos.mkdir()
