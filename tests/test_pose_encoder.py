@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from cclslr import keypoints
 from cclslr.config import ModelConfig
+from cclslr.errors import UserError
 from cclslr.models.flops import forward_flops
 from cclslr.models.pose import (
     AttentionPool,
@@ -271,6 +273,14 @@ def test_a_step_moves_joints_side_by_side_as_little_as_their_mean():
             optimizer.zero_grad()
             output.square().sum().backward()
             optimizer.step()
+
+
+def test_weights_from_before_the_scale_are_refused():
+    model = PoseEncoder(dataclasses.replace(SMALL, joints="each"))
+    state = {name.replace(".linear.map.", ".linear."): x for name, x in model.state_dict().items()}
+    with pytest.raises(UserError, match="before its map got a scale"):
+        model.load_state_dict(state)
+    model.load_state_dict(model.state_dict())
 
 
 def test_flops_counted_by_hand():

@@ -7,6 +7,7 @@ K = 3 partitions, P parts of a stream.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,6 +125,13 @@ class EachJoint(nn.Module):
 
     def forward(self, x_NTJC: Tensor) -> Tensor:
         return self.map(x_NTJC.flatten(2) * self.scale)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if f"{prefix}weight" in state:  # for a day the map was a plain one
+            raise UserError(
+                "this checkpoint has model.joints=each from before its map got a scale; pre-train and fine-tune again"
+            )
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 JOINTS: dict[str, type[MeanJoint] | type[EachJoint]] = {"mean": MeanJoint, "each": EachJoint}
