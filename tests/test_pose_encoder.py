@@ -275,6 +275,26 @@ def test_a_step_moves_joints_side_by_side_as_little_as_their_mean():
             optimizer.step()
 
 
+def test_a_hidden_face_is_one_that_was_not_found():
+    """In training some clips are seen without face and mouth, and all else is as it was; in evaluation none."""
+    config = dataclasses.replace(SMALL, dropout=0.0)
+    shown, hiding = PoseEncoder(config), PoseEncoder(dataclasses.replace(config, hide_face=0.5))
+    hiding.load_state_dict(shown.state_dict())
+    pose_BTJC = torch.rand(40, 6, 75, 3)
+    faceless_BTJC = pose_BTJC.clone()
+    faceless_BTJC[:, :, 49:] = 0
+    assert torch.equal(hiding.eval()(pose_BTJC), shown.eval()(pose_BTJC))
+    torch.manual_seed(0)
+    hidden_B = torch.rand(40) < 0.5
+    assert 5 < hidden_B.sum() < 35
+    hiding.training = True  # itself alone: BatchNorm would mix clips
+    torch.manual_seed(0)
+    seen = hiding(pose_BTJC)
+    expected = torch.where(hidden_B[:, None], shown(faceless_BTJC), shown(pose_BTJC))
+    assert torch.allclose(seen, expected, atol=1e-6)
+    assert not torch.allclose(shown(faceless_BTJC), shown(pose_BTJC), atol=1e-3)
+
+
 def test_weights_from_before_the_scale_are_refused():
     model = PoseEncoder(dataclasses.replace(SMALL, joints="each"))
     state = {name.replace(".linear.map.", ".linear."): x for name, x in model.state_dict().items()}

@@ -21,6 +21,7 @@ from cclslr.errors import UserError
 STREAMS: dict[str, tuple[str, ...]] = {"manual": ("left_hand", "right_hand", "body"), "non_manual": ("face", "mouth")}
 PARTITIONS = 3
 TEMPORAL_KERNEL = 9  # frames
+FACE = slice(keypoints.SLICES["face"].start, keypoints.SLICES["mouth"].stop)  # the last of the 75
 
 
 def partitioned_adjacency(edges: tuple[tuple[int, int], ...], root: int) -> np.ndarray:
@@ -216,6 +217,7 @@ class PoseEncoder(nn.Module):
 
     By the paper a hand is seen about its own wrist, a joint comes with its confidence, and face and mouth are a stream
     of their own. `hands`, `confidence`, `joints` and `streams` of the config change that; views stay as they are.
+    `hide_face` zeroes face and mouth of some clips in training, as where none was found.
 
     Raises:
         UserError: `gcn_width` that eight or the number of heads does not divide.
@@ -234,6 +236,7 @@ class PoseEncoder(nn.Module):
         self.dim = len(self.parts) * width
         self.placed = config.hands == "placed"
         self.found_only = config.confidence == "found"
+        self.hide_face = config.hide_face
         used = [part for parts in self.parts.values() for part in parts]
         groups: dict[str, nn.Module] = {}
         if "left_hand" in used:
@@ -247,6 +250,10 @@ class PoseEncoder(nn.Module):
     def forward(self, pose_BTJC: Tensor) -> Tensor:
         if self.found_only:
             pose_BTJC = torch.cat([pose_BTJC[..., :2], (pose_BTJC[..., 2:] > 0).to(pose_BTJC.dtype)], 3)
+        if self.training and self.hide_face:
+            shown_B = torch.rand(len(pose_BTJC), device=pose_BTJC.device) >= self.hide_face
+            hidden_BTJC = pose_BTJC[:, :, FACE] * shown_B[:, None, None, None]
+            pose_BTJC = torch.cat([pose_BTJC[:, :, : FACE.start], hidden_BTJC], 2)
         joints = {group: pose_BTJC[:, :, where] for group, where in keypoints.SLICES.items()}
         parts: dict[str, Tensor] = {}
         if "hand" in self.groups:
