@@ -294,4 +294,4 @@ def _spread(items: np.ndarray, count: int) -> np.ndarray:
 
 
 def _colour(number: int) -> Any:
-    return colormaps["tab10"](number % 10)
+    return colormaps["tab20"](number % 20)

@@ -46,6 +46,8 @@ def draw_results(records: list[dict[str, Any]]) -> Figure:
     speed.set_ylim(0, max(10.0, *(100 * _column(records, "waiting", 0.0))) if records else 10.0)
     for axis, title in ((loss, "loss"), (scores, "score, %"), (rate, "learning rate"), (speed, "waiting, % of time")):
         _finish(axis, title)
+    if not scores.lines:
+        scores.text(0.5, 0.5, "none while training", transform=scores.transAxes, ha="center", color="grey")
     if skipped := max((record.get("skipped_steps", 0) for record in records), default=0):
         figure.suptitle(f"{skipped:.0f} step(s) skipped: their gradients were not finite", color="red")
     return figure
