@@ -107,9 +107,7 @@ class ModelConfig:
         ["manual", "non_manual"], "streams of the pose encoder: hands and body; face and mouth",
         choices=("manual", "non_manual"),
     )  # fmt: skip
-    hide_face: float = key(
-        0.0, "share of clips that train the pose encoder without face and mouth", low=0, high=1
-    )
+    hide_face: float = key(0.0, "share of clips that train the pose encoder without face and mouth", low=0, high=1)
     joints: str = key(
         "mean", "a group's joints become one vector as their mean; each: side by side",
         choices=("mean", "each"),
