@@ -177,7 +177,7 @@ def train(cfg: PretrainConfig, process: Process) -> None:
     saved = find_saved(cfg, "query", process)
     placement = choose(cfg, shards, plan, process, saved, lambda: step_on_trial(longest(cfg).cfg, process))
     learner = build_learner(cfg, process)
-    labels_N = torch.from_numpy(shards.rows.labels_N)  # for the probes alone
+    labels_N = shards.rows.labels_N  # for the probes alone
 
     with Training("pre-training", cfg, learner, shards, plan, process, saved, placement) as training:
         console.print(

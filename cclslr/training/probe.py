@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def knn_top1(
     return 100 * (votes.argmax(1) == labels_Q).float().mean().item()
 
 
-def mined_precision(banks: MemoryBanks, labels_N: Tensor, cfg: ObjectiveConfig) -> dict[str, float]:
+def mined_precision(banks: MemoryBanks, labels_N: np.ndarray, cfg: ObjectiveConfig) -> dict[str, float]:
     """How many of the positives that SPM mines are clips of the same sign, in percent (CCL-SLR Eq. 6).
 
     Every key in the banks asks for its k nearest in the banks, its own clip left out, as a query does in a step.
@@ -39,7 +40,7 @@ def mined_precision(banks: MemoryBanks, labels_N: Tensor, cfg: ObjectiveConfig) 
         labels_N: int, the label of each clip of the data set by its id, -1 where it has none.
     """
     clip_ids = banks.clip_ids.cpu()
-    labels = torch.where(clip_ids >= 0, labels_N[clip_ids.clamp(min=0)].long(), -1)
+    labels = torch.from_numpy(np.where(clip_ids >= 0, labels_N[clip_ids.clamp(min=0)], -1))
     asking = (labels >= 0).nonzero()[:, 0][:MAX_ASKING]
     usable_QN = (labels >= 0) & (clip_ids != clip_ids[asking, None])
     right_QN = labels[asking, None] == labels
