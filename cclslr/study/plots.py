@@ -27,7 +27,7 @@ def draw(spec: PlotSpec, results: Iterable[Result]) -> Figure:
             continue
         groups.setdefault(series, {}).setdefault(x, []).append(each.value)
     means = {series: {x: mean_of(values) for x, values in group.items()} for series, group in groups.items()}
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     places = list(dict.fromkeys(x for group in means.values() for x in group))
     for number, (series, group) in enumerate(means.items()):
@@ -53,7 +53,7 @@ def draw(spec: PlotSpec, results: Iterable[Result]) -> Figure:
     axes.set_title(spec.title, parse_math=False)
     axes.grid(axis="y", alpha=0.3)
     if len(means) > 1:
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=2)  # beside the bars, never on them
     return figure
 
 
