@@ -22,7 +22,7 @@ GROUPS = {
 }
 GROUPS_BY_PREFIX = {"wait_": "speed", "knn_": "knn", "mined_": "mined", "val_": "val"}
 # These are told in a line of their own
-SCORES = {"knn": "k-NN", "mined": "mined positives of the same sign", "val": "validation"}
+SCORES = {"knn": "k-NN", "mined": "SPM precision", "val": "validation"}
 
 
 def group_of(name: str) -> str:
