@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import webdataset  # noqa: F401  # takes seconds, which no child is to take
+from packing import contents
 
 from cclslr.shards import done
 from cclslr.shards.add import add
@@ -79,10 +80,6 @@ def killed(out: Path, count: int, step: int) -> None:
     Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]
     done.shutil.rmtree = counted(shutil.rmtree)  # type: ignore[attr-defined]
     add_to(out, count)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def main(folder: Path, old: int, new: int, by: str) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packing import contents
 from path_matrix import BACKENDS, USUAL, Cell
 from path_runs import (
     STEPS,
@@ -67,11 +68,6 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
     return {row["key"]: row for row in found}
 
 
-def report(folder: Path) -> dict[str, bytes]:
-    """All that lies in a folder."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def scored(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
     alone = scores(cell, workshop)
     assert len(rows(alone)) == 8
@@ -79,10 +75,10 @@ def scored(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
         right = [row[f"{branch}_top1"] == row["label"] for row in rows(alone).values()]
         assert told["per_instance_top1"] == pytest.approx(100 * np.mean(right), abs=1e-3)
     if (cell.backend, cell.codec) == ("numba", USUAL):
-        assert report(alone) == {name: (finetuned(workshop).parent / name).read_bytes() for name in REPORT}
+        assert contents(alone) == {name: (finetuned(workshop).parent / name).read_bytes() for name in REPORT}
     if cell.ranks > 1:
         finish(evaluate(cell, workshop, workshop.shards(cell.codec), tmp_path / "out", cell.ranks))
-        assert report(tmp_path / "out") == report(alone)
+        assert contents(tmp_path / "out") == contents(alone)
 
 
 def left_out(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
@@ -102,12 +98,12 @@ def check_named(output: str, keys: tuple[str, ...]) -> None:
 
 def interrupted(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
     out = Path(shutil.copytree(scores(cell, workshop), tmp_path / "out"))
-    before = report(out)
+    before = contents(out)
     do, ranks = ("die", (1,)) if cell.accident == "a rank dies" else ("hold", (0, 1))
     happens = Accident(do, SCORING, tmp_path, 0, ranks)
     process = evaluate(cell, workshop, workshop.shards(cell.codec), out, cell.ranks, happens)
     stop(process, cell, tmp_path)
-    assert report(out) == before
+    assert contents(out) == before
 
 
 def stop(process, cell: Cell, folder: Path) -> None:
@@ -130,17 +126,17 @@ def no_room(cell: Cell, workshop: Workshop, tmp_path: Path) -> None:
     shards = workshop.shards(cell.codec)
     with small_disk(tmp_path / "disk") as remount:
         out = Path(shutil.copytree(scores(cell, workshop), tmp_path / "disk/out"))
-        before = report(out)
+        before = contents(out)
         full = cell.accident == "full disk"
         remount(f"size={used(out)}" if full else "ro")
         reason = "No space left on device" if full else "Read-only file system"
         refused(evaluate(cell, workshop, shards, out, cell.ranks), cell.ranks, reason)
-        assert report(out) == before
+        assert contents(out) == before
         remount("rw,size=64m")
         for name in REPORT:
             (out / name).unlink()
         finish(evaluate(cell, workshop, shards, out))
-        assert report(out) == before
+        assert contents(out) == before
 
 
 EVALUATION = {

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from packing import contents
 
 from cclslr.commands.pack import main as command
 from cclslr.datasets.base import importers
@@ -74,11 +75,6 @@ def added(
 ) -> tuple[Difference, PackReport]:
     difference = compare(out, found, OPTIONS, classes, drop_gone=drop_gone)
     return difference, add(difference, OPTIONS, workers=0)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def faults(folder: Path) -> list[object]:

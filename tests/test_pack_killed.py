@@ -6,12 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from clusters import cluster, join
+from packing import pack_command
 
 from cclslr.files import read_json
 from cclslr.shards.executor import WorkerDied, run_tasks
@@ -21,22 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def command(out: Path, *more: str) -> list[str]:
-    synthetic = [
-        "synthetic",
-        "--classes",
-        "6",
-        "--clips-per-class",
-        "6",
-        "2",
-        "2",
-        "--size",
-        "32",
-        "--frames",
-        "8",
-        "8",
-    ]
-    packing = ["--codec", "jpeg", "--clips-per-shard", "5", "--out", str(out)]
-    return [sys.executable, "-m", "cclslr", "pack", *synthetic, *packing, *more]
+    return pack_command(out, *more, classes=6, clips_per_shard=5)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packing import contents
 
 import cclslr
 from cclslr.commands._pack_report import human_bytes, human_seconds
@@ -65,10 +66,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mending") / "set"
     pack(rows(), out, OPTIONS, workers=0)
     return out
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("harm", ["lost tar", "bit in a tar", "cut tar", "lost idx", "lost index", "bit in the index"])

@@ -7,7 +7,6 @@ import functools
 import http.server
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from object_storage import S3Server
+from packing import contents, pack_command
 
 from cclslr.commands.pack import main
 from cclslr.datasets.synthetic import SynthOptions, manifest
@@ -33,24 +33,9 @@ def rows() -> list[ManifestRow]:
     return list(manifest(SynthOptions(classes=4, clips_per_class=(6, 2, 2), size=32, frames=(8, 8))))
 
 
-def command(out: str | Path, *more: str) -> list[str]:
+def command(out: str, *more: str) -> list[str]:
     """The same clips by the command."""
-    synthetic = [
-        "synthetic",
-        "--classes",
-        "4",
-        "--clips-per-class",
-        "6",
-        "2",
-        "2",
-        "--size",
-        "32",
-        "--frames",
-        "8",
-        "8",
-    ]
-    packing = ["--codec", "jpeg", "--clips-per-shard", "4", "--out", str(out)]
-    return [sys.executable, "-m", "cclslr", "pack", *synthetic, *packing, *more]
+    return pack_command(out, *more, classes=4, clips_per_shard=4)
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +71,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_the_objects_are_the_files_of_a_folder(s3: S3Server, folder: Path, tmp_path: Path) -> None:
     report = pack(rows(), "s3://bucket/same/", OPTIONS, workers=2)
     assert (report.clips, report.shards_reused) == (40, 0)
-    assert s3.objects("same/") == files(folder)
+    assert s3.objects("same/") == contents(folder)
     assert not list((tmp_path / "temporary").glob("cclslr-*"))
     assert pack(rows(), "s3://bucket/same", OPTIONS, workers=0).shards_reused == 10
-    assert s3.objects("same/") == files(folder)
+    assert s3.objects("same/") == contents(folder)
 
 
 def test_packing_killed_again_and_again(s3: S3Server) -> None:
@@ -124,7 +105,7 @@ def test_a_server_that_is_away_for_a_while(s3: S3Server, folder: Path) -> None:
     helper.start()
     pack(rows(), "s3://bucket/away", OPTIONS, workers=0)
     helper.join()
-    assert s3.objects("away/") == files(folder)
+    assert s3.objects("away/") == contents(folder)
 
 
 def interrupt(server: S3Server) -> None:
@@ -137,30 +118,30 @@ def interrupt(server: S3Server) -> None:
 
 @pytest.mark.parametrize("lost", ["shard-00003.tar", "shard-00003.idx", "index.parquet", "cut shard-00003.tar"])
 def test_an_object_that_is_gone_is_made_again(s3: S3Server, folder: Path, lost: str) -> None:
-    for name, data in files(folder).items():
+    for name, data in contents(folder).items():
         s3.client().put_object(Bucket="bucket", Key=f"mended/{name}", Body=data)
     if lost.startswith("cut "):
         name = lost.removeprefix("cut ")
-        s3.client().put_object(Bucket="bucket", Key=f"mended/{name}", Body=files(folder)[name][:-512])
+        s3.client().put_object(Bucket="bucket", Key=f"mended/{name}", Body=contents(folder)[name][:-512])
     else:
         s3.client().delete_object(Bucket="bucket", Key=f"mended/{lost}")
     report = pack(rows(), "s3://bucket/mended", OPTIONS, workers=0)
     assert report.shards_reused == (0 if lost.startswith("index") else 9)
-    assert s3.objects("mended/") == files(folder)
+    assert s3.objects("mended/") == contents(folder)
 
 
 def test_another_set_is_not_written_over(s3: S3Server, folder: Path) -> None:
     pack(rows(), "s3://bucket/taken", OPTIONS, workers=0)
     with pytest.raises(UserError, match="s3://bucket/taken already holds a data set of other clips or settings"):
         pack(rows(), "s3://bucket/taken", dataclasses.replace(OPTIONS, size=48), workers=0)
-    assert s3.objects("taken/") == files(folder)
+    assert s3.objects("taken/") == contents(folder)
 
 
 def test_packed_sets_go_up_and_come_down(s3: S3Server, folder: Path, tmp_path: Path) -> None:
     up = reshard([str(folder)], "s3://bucket/up", OPTIONS.clips_per_shard, workers=0)
     down = reshard(["s3://bucket/up"], tmp_path / "down", OPTIONS.clips_per_shard, workers=0)
     assert up.info["content_hash"] == down.info["content_hash"] == load_info(folder)["content_hash"]
-    for name, data in files(folder).items():
+    for name, data in contents(folder).items():
         if name != "dataset.json":  # it says where the clips are from
             assert s3.objects("up/")[name] == (tmp_path / "down" / name).read_bytes() == data
 

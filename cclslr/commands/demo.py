@@ -41,8 +41,8 @@ WRITTEN = {
     "*/test_confusion.png": "which signs are taken for which",
 }
 
-# Masks from motion alone. With the default ones RGB learned less at seed 0 (50.6 instead of 60.3 %; docs/results/demo),
-# and packing takes longer.
+# Masks from motion alone. With the default ones and the recipe before, RGB learned less at seed 0 (50.6, not 60.3 %),
+# and packing takes longer (docs/results/demo).
 MASKS = ("--mask-options", "method=flow", "threshold=absolute", "binarize=decoded_deviation")
 
 # What `quick` changes: enough to show that every stage works, too little to learn much.

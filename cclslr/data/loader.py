@@ -272,7 +272,7 @@ class Loader:
             return None
         if backend is not None:
             backend.close()
-        name = backend_name(self.cfg, self.sizes, decodes_on(self.cfg, self.process))
+        name = backend_name(self.cfg, self.sizes, decodes_on(self.cfg, self.process.device.type))
         return make_backend(name, self.cfg, views, self.codec, clips, 2 if self.augment else 1, self.process)
 
     def _prepare(self, job: _Job) -> bool:

@@ -39,9 +39,9 @@ def check_sizes(cfg: DataConfig, sizes: Sequence[int]) -> None:
             )
 
 
-def decodes_on(cfg: DataConfig, process: Process) -> str:
-    """cpu or gpu: where `data.device` has RGB decoded."""
-    return cfg.device if cfg.device != "auto" else "gpu" if process.device.type == "cuda" else "cpu"
+def decodes_on(cfg: DataConfig, trains_on: str) -> str:
+    """cpu or gpu: where `data.device` has RGB decoded, of a process that trains on a device of this type."""
+    return cfg.device if cfg.device != "auto" else "gpu" if trains_on == "cuda" else "cpu"
 
 
 def make_backend(
@@ -65,7 +65,7 @@ def make_backend(
         clips=clips,
         views=num_views,
         decode=cfg.decode,
-        device=decodes_on(cfg, process),
+        device=decodes_on(cfg, process.device.type),
         device_id=process.device.index or 0,
         threads=cfg.workers,
         depth=cfg.prefetch,

@@ -99,14 +99,9 @@ def _product(graph: Any, node: Any, w_OCK: np.ndarray, told: dict[str, Any]) -> 
 
     taps, stride = w_OCK.shape[2], told["strides"][0]
     before, after = told["pads"][0], told["pads"][2]
-    name, (source, _, *bias), (out,) = node.output[0], node.input, node.output
-
-    def constant(what: str, values: Any) -> str:
-        return _constant(graph, f"{name}.{what}", np.asarray(values))
-
-    def at(what: str) -> str:
-        return f"{name}.{what}"
-
+    (source, _, *bias), (out,) = node.input, node.output
+    at = _Names(graph, out)
+    constant = at.constant
     w_FO = np.ascontiguousarray(w_OCK.transpose(2, 1, 0)).reshape(-1, len(w_OCK))
     scale_O = np.maximum(abs(w_FO).max(0) / 127, 1e-12)
     axis, step = constant("axis", [1]), constant("step", [stride])
@@ -151,12 +146,8 @@ def _store_in_4_bits(graph: Any, name: str, w_KN: np.ndarray) -> None:
     q_KN = np.clip(np.rint(padded_GKN / scale_G1N.astype(np.float32)), -7, 7).reshape(-1, columns) + 8
     low, high = np.split(q_KN.astype(np.uint8), 2)
 
-    def constant(what: str, values: Any) -> str:
-        return _constant(graph, f"{name}.{what}", np.asarray(values))
-
-    def at(what: str) -> str:
-        return f"{name}.{what}"
-
+    at = _Names(graph, name)
+    constant = at.constant
     packed, four = constant("packed", low | high << 4), constant("four", np.uint8(4))
     nodes = [
         make_node("BitwiseAnd", [packed, constant("mask", np.uint8(15))], [at("low")]),
@@ -178,9 +169,20 @@ def _store_in_4_bits(graph: Any, name: str, w_KN: np.ndarray) -> None:
         graph.node.insert(0, node)
 
 
-def _constant(graph: Any, name: str, values: np.ndarray) -> str:
-    """Add an initializer; its name."""
-    from onnx import numpy_helper
+@dataclass(frozen=True)
+class _Names:
+    """Names for the parts of one thing in a graph."""
 
-    graph.initializer.append(numpy_helper.from_array(values, name))
-    return name
+    graph: Any
+    of: str
+
+    def __call__(self, what: str) -> str:
+        """The name of what a node gives."""
+        return f"{self.of}.{what}"
+
+    def constant(self, what: str, values: Any) -> str:
+        """Add an initializer; its name."""
+        from onnx import numpy_helper
+
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(values), self(what)))
+        return self(what)

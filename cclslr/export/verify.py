@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cclslr.data.loader import Loader
+from cclslr.data.placement import makes
 from cclslr.data.plan import EvalPlan
 from cclslr.distributed import Process
 from cclslr.export.graphs import Graph, Run, example, numpy_views
@@ -62,7 +63,8 @@ def each_view(
     clip_ids = np.unique(np.linspace(0, len(shards) - 1, min(count, len(shards))).round().astype(np.int64))
     plan = EvalPlan(clip_ids, min(8, cfg.optim.micro_batch))
     alone = Process(0, 1, torch.device("cpu"))
-    data = cfg.data if cfg.views.size % 4 else replace(cfg.data, backend="numba")  # which needs nothing installed
+    numba = makes("numba", [cfg.views.size])  # which needs nothing installed
+    data = replace(cfg.data, backend="numba") if numba else cfg.data
     loader = Loader(data, cfg.views, shards, plan, alone, modalities, seed=0, augment=False)
     with loader.start(0):
         for clips in loader:

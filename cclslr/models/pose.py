@@ -114,7 +114,7 @@ class EachJoint(nn.Module):
 
     Inputs are divided by √J and weights drawn √J times as large. Nothing changes at the start, but a step of SGD then
     changes the output as much as with the mean; without, it is J times as much, and in the demo's pre-training both
-    branches stayed apart: k-NN accuracy of RGB 23 and pose 68 % where it is now 59 and 83 (docs/results/joints).
+    branches stayed apart: k-NN accuracy of RGB 23 and pose 68 % where it is now 67 and 86 (docs/results/joints).
     """
 
     def __init__(self, num_joints: int, channels: int, width: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config
 from cclslr.data.batch import Batch
 from cclslr.data.loader import Loader
-from cclslr.data.plan import Slots
+from cclslr.data.plan import EvalPlan
 from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.models.ccl import Branches, ByModality
@@ -25,27 +25,6 @@ from cclslr.models.classifier import Classifier, from_checkpoint
 from cclslr.shards.reader import ShardSet
 
 BATCH = 8
-
-
-@dataclass
-class Chosen:
-    """A plan of the loader: these clips once."""
-
-    clip_ids: np.ndarray
-    batch_size: int = BATCH
-
-    def steps(self, rank: int, world: int) -> int:
-        return -(-len(self.clip_ids) // self.batch_size)
-
-    def place(self, step: int) -> tuple[int, int]:
-        return 0, step
-
-    def rank_batch(self, epoch: int, step: int, rank: int, world: int) -> Slots:
-        ids_B = self.clip_ids[step * self.batch_size : (step + 1) * self.batch_size]
-        return Slots(ids_B, ids_B)
-
-    def rank_clips(self, world: int, epoch: int) -> int:
-        return self.batch_size
 
 
 @dataclass(frozen=True)
@@ -85,7 +64,7 @@ def trained(state: dict[str, Any], source: str, overrides: list[str]) -> Trained
 def views_of(run: Trained, shards: ShardSet, clip_ids: np.ndarray, process: Process) -> Iterator[Batch]:
     """The evaluation views of some clips."""
     loader = Loader(
-        run.cfg.data, run.cfg.views, shards, Chosen(clip_ids), process, run.modalities, seed=0, augment=False
+        run.cfg.data, run.cfg.views, shards, EvalPlan(clip_ids, BATCH), process, run.modalities, seed=0, augment=False
     )
     with loader.start(0):
         yield from loader

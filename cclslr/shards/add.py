@@ -28,11 +28,11 @@ from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.convert import folder_columns
 from cclslr.shards.deal import deal, describe_source, fingerprint_of, recipe_of
 from cclslr.shards.difference import Difference, InSet
-from cclslr.shards.done import ADDING_NAME, PARTS_NAME, READY_NAME, ShardPart, exchange, keep
+from cclslr.shards.done import ADDING_NAME, PARTS_NAME, READY_NAME, ShardPart, ShardTask, exchange, keep
 from cclslr.shards.executor import run_tasks
 from cclslr.shards.format import ManifestRow
 from cclslr.shards.index import table_of
-from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
+from cclslr.shards.info import INFO_NAME, DatasetInfo, ShardInfo, load_info
 from cclslr.shards.pack import PackReport, describe, pack_tasks, report_of
 from cclslr.shards.place import FolderPlace
 from cclslr.shards.reader import ShardSet
@@ -42,27 +42,12 @@ from cclslr.shards.writer import PackedClip, ShardFile, open_shard, stock_index
 
 
 @dataclass(frozen=True)
-class AddTask:
+class AddTask(ShardTask):
     """All that a worker needs to build one shard of clips that are in the old set, and of others."""
 
-    name: str
-    folder: str
-    rows: tuple[ManifestRow, ...]
-    options: PackOptions
-    fingerprint: str
     packed: str  # the old set
     clip_ids: np.ndarray  # of each row the clip of the old set that is taken; -1: its source is
-    same: str  # the shard of the old set that is this one, if there is such a one
-
-    @property
-    def clips(self) -> int:
-        """How many it is to hold."""
-        return len(self.rows)
-
-    @property
-    def keys(self) -> list[str]:
-        """Of its clips, in order."""
-        return [row.key for row in self.rows]
+    same: ShardInfo | None  # the shard of the old set that is this one, if there is such a one
 
 
 def add(
@@ -91,11 +76,10 @@ def add(
             raise UserError(f"{out} was changed by another process meanwhile; run the command again")
         tasks, sources, recipe = _plan(difference, options, info, settings)
         sources.command = command
-        shards = [task.same for task in tasks]
-        if info.get("recipe") == recipe and shards == [entry["name"] for entry in info["shards"]]:
+        if info.get("recipe") == recipe and [task.same for task in tasks] == info["shards"]:
             for name in (ADDING_NAME, PARTS_NAME):
                 shutil.rmtree(out / name, ignore_errors=True)
-            return report_of(folder_columns(out, info), read_rejected(out), info, len(shards))
+            return report_of(folder_columns(out, info), read_rejected(out), info, len(tasks))
         if difference.kept:
             settings = {**(settings or {}), "before": _history(info)}
         about = {**describe(options, settings, recipe), "masks": _unfinished(info["masks"])}
@@ -118,28 +102,30 @@ def _plan(
     """The shards, what is known of the clips' sources, and the recipe that packing all at once would have."""
     shards, known = ShardSet([str(difference.out)]), read_sources(FolderPlace(difference.out))
     by_shard, kept = dict(shards.rows.by_shard()), set(difference.kept)
-    shard_of = {int(clip_ids[0]): name for name, clip_ids in by_shard.items() if len(clip_ids)}
+    entries = {entry["name"]: entry for entry in info["shards"]}
+    shard_of = {int(clip_ids[0]): entries[name] for name, clip_ids in by_shard.items() if len(clip_ids)}
     labels = shards.rows.labels_N
     sources, tasks, recipe = Sources(), [], []
     for name, rows in deal(difference.rows, options):
         fingerprints = [difference.fingerprints[row.key] for row in rows]
         clip_ids = np.array([difference.clip_ids.get(row.key, -1) for row in rows], np.int64)
-        as_said = True
+        as_said = True  # of each clip the set says what is said now
         for row, fingerprint, clip_id in zip(rows, fingerprints, clip_ids.tolist(), strict=True):
             if row.key in kept:
-                same = labels[clip_id] == (-1 if row.label is None else row.label)
+                unchanged = labels[clip_id] == (-1 if row.label is None else row.label)
                 sources.source |= {key: known.source[key] for key in [row.key] if key in known.source}
-                sources.said |= {key: known.said[key] for key in [row.key] if same and key in known.said}
+                sources.said |= {key: known.said[key] for key in [row.key] if unchanged and key in known.said}
             else:
-                same = known.said.get(row.key) == said_of(row)
+                unchanged = known.said.get(row.key) == said_of(row)
                 sources.note(row, fingerprint)
-            as_said = as_said and same
-        first = shard_of.get(int(clip_ids[0]), "")
-        whole = as_said and first != "" and np.array_equal(by_shard[first], clip_ids)
+            as_said = as_said and unchanged
+        first = shard_of.get(int(clip_ids[0]))
+        whole = as_said and first is not None and np.array_equal(by_shard[first["name"]], clip_ids)
+        same = first if whole else None
         recipe.append(fingerprint_of(rows, fingerprints, options))
         mixed = hashlib.sha256(f"{recipe[-1]} {info['index_sha256']}".encode() + clip_ids.tobytes()).hexdigest()
         folder = str(difference.out / ADDING_NAME)
-        tasks.append(AddTask(name, folder, rows, options, mixed, str(difference.out), clip_ids, first if whole else ""))
+        tasks.append(AddTask(name, folder, rows, options, mixed, str(difference.out), clip_ids, same))
     return tasks, sources, recipe_of(recipe, difference.classes, settings)
 
 
@@ -160,7 +146,7 @@ def _unfinished(masks: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def build_added(task: AddTask) -> ShardPart:
     """Build one shard; clips that are bad are left out and named."""
-    if task.same and (shard := _linked(task)) is not None:
+    if task.same is not None and (shard := _linked(task, task.same)) is not None:
         return keep(task, shard, [])
     shards, rejected = ShardSet([task.packed]), []
     with open_shard(task.folder, task.name) as (writer, shard):
@@ -173,17 +159,15 @@ def build_added(task: AddTask) -> ShardPart:
     return keep(task, shard, rejected)
 
 
-def _linked(task: AddTask) -> ShardFile | None:
+def _linked(task: AddTask, entry: ShardInfo) -> ShardFile | None:
     """A shard of the old set under its new name; None where it is damaged, or the disk has no links."""
-    old, new = Path(task.packed, task.same), Path(task.folder, task.name)
-    entry = next(entry for entry in load_info(task.packed)["shards"] if entry["name"] == task.same)
+    new = Path(task.folder, task.name)
     new.unlink(missing_ok=True)
     new.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(old, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                return None
-        os.link(old, new)
+        if not FolderPlace(Path(task.packed)).whole([entry]):
+            return None
+        os.link(Path(task.packed, entry["name"]), new)
     except OSError:
         return None
     shards = ShardSet([task.packed])

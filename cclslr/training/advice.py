@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cclslr.codecs.base import Codec
 from cclslr.config import DataConfig
-from cclslr.data.placement import backend_name
+from cclslr.data.placement import backend_name, decodes_on
 
 WORTH_A_WORD = 0.05  # share of time
 
@@ -30,7 +30,7 @@ class LoaderSetup:
     @classmethod
     def of(cls, data: DataConfig, sizes: Sequence[int], codec: Codec | None, trains_on: str) -> LoaderSetup:
         """The setup of this process, whose RGB views have these sizes in pixels."""
-        device = data.device if data.device != "auto" else "gpu" if trains_on == "cuda" else "cpu"
+        device = decodes_on(data, trains_on)
         backend = backend_name(data, sizes, device)
         cores, ranks = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         remote = any("://" in shards for shards in data.shards)

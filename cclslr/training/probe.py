@@ -33,8 +33,8 @@ def mined_precision(banks: MemoryBanks, labels_N: np.ndarray, cfg: ObjectiveConf
 
     Every key in the banks asks for its k nearest in the banks, its own clip left out, as a query does in a step.
     `mined_<m>` are those of one modality, `mined_union` all that the loss takes for positives, and `mined_chance` is
-    the share of the same sign among all slots. Measured with `objective.spm` off as well: what it
-    would mine. Nothing without labels.
+    the share of the same sign among all slots. Measured with `objective.spm` off as well: what it would mine. Nothing
+    without labels.
 
     Args:
         labels_N: int, the label of each clip of the data set by its id, -1 where it has none.
