@@ -12,7 +12,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip setuptools wheel
-	$(PIP) torch -e '.[cuda130,remote,cluster,dev]'
+	$(PIP) torch -e '.[cuda130,remote,cluster,serve,mediapipe,dev]'
 	touch $@
 
 # FFCV has no wheel: this installs Debian packages of OpenCV as root, and compiles.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cclslr.codecs import codec_named, codecs, video
 from cclslr.codecs.boxes import Track, read_track
+from cclslr.codecs.pixels import Converter
 from cclslr.shards.format import BadClip
 
 CODECS = tuple(name for name, codec in codecs().items() if not codec.alone)
@@ -201,3 +202,15 @@ def test_frames_that_an_encoder_cannot_hold_are_refused(name: str) -> None:
         with pytest.raises(BadClip, match=f"{width}x{height} are too small for {name}"):
             codec.encode(np.zeros((4, height, width, 3), np.uint8), 25.0)
     assert codec.encode(np.zeros((4, large, large, 3), np.uint8), 25.0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (18, 34), (96, 96), (240, 322)])
+def test_a_converter_kept_for_a_clip_gives_the_bits_of_one_made_for_each_frame(height: int, width: int) -> None:
+    convert = Converter()
+    for seed in range(3):
+        rgb_HWC = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+        ours = convert.yuv(rgb_HWC)
+        theirs = av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24")
+        theirs = theirs.reformat(format="yuv420p", dst_colorspace="smpte170m")
+        np.testing.assert_array_equal(ours.to_ndarray(), theirs.to_ndarray())
+        np.testing.assert_array_equal(convert.rgb(ours), theirs.to_ndarray(format="rgb24"))

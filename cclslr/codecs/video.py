@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 
 from cclslr.codecs.base import MAX_SIDE, Codec, Data
 from cclslr.codecs.boxes import Track, read_track
+from cclslr.codecs.pixels import Converter
 from cclslr.errors import BadClip
 
 # Long groups of pictures: 32 of 75 frames are wanted, and short groups cost bytes and time. Of H.264 and HEVC three of
@@ -60,9 +61,9 @@ class VideoCodec(Codec):
             if self.tag is not None:
                 context.codec_tag = self.tag
             self.open(context)
+            convert = Converter()
             for number, frame_HWC in enumerate(frames_THWC):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-                frame = frame.reformat(format="yuv420p", dst_colorspace="smpte170m")
+                frame = convert.yuv(frame_HWC)
                 frame.pts, frame.time_base = number, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
@@ -102,10 +103,11 @@ class VideoCodec(Codec):
     def rgb(
         self, data: Data, offsets: Sequence[int] = (), wanted: Sequence[int] | None = None
     ) -> Iterator[tuple[int, np.ndarray]]:
+        convert = Converter()
         try:
             for number, frame in self.planes(data, offsets, wanted):
                 # PyAV's array is a part of padded rows where the width is no multiple of what the converter likes.
-                yield number, np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+                yield number, np.ascontiguousarray(convert.rgb(frame))
         except av.FFmpegError as error:
             raise BadClip(f"{self.name} does not decode: {error}") from error
 

@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorTrc
 
+from cclslr.codecs.pixels import Converter
 from cclslr.shards.foreign import check_size, reading, within_time
 from cclslr.shards.format import BadClip, RawClip
 from cclslr.shards.timeline import Timeline, open_video, read_timeline, slack
@@ -100,6 +101,7 @@ def _decode_from(path: Path, start: int | None, wanted: list[int], timed: bool) 
     """The wanted frames that decode whole (T, H, W, 3), and what a player would show otherwise."""
     frames_THWC, count = np.empty((0, 0, 0, 3), np.uint8), 0
     notes: set[str] = set()
+    convert = Converter()
     with open_video(path) as (container, stream):
         notes |= _pixel_shape(stream.sample_aspect_ratio)
         if start is not None:
@@ -115,7 +117,7 @@ def _decode_from(path: Path, start: int | None, wanted: list[int], timed: bool) 
                 break
             if count == 0:
                 check_size(frame.width, frame.height, len(wanted))
-            frame_HWC = upright(frame.to_ndarray(format="rgb24"), _display_matrix(frame))
+            frame_HWC = upright(convert.rgb(frame), _display_matrix(frame))
             if count == 0:
                 frames_THWC = np.empty((len(wanted), *frame_HWC.shape), np.uint8)
             if frame_HWC.shape != frames_THWC.shape[1:]:
