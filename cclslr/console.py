@@ -47,6 +47,15 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours:02}:{minutes:02}" if days else f"{hours}:{minutes:02}:{rest % 60:02}"
 
 
+def roughly(seconds: float) -> str:
+    """A time that is a forecast: 40 s, 12 min, 3.5 h, 2.1 d."""
+    if seconds < 100:
+        return f"{max(1, seconds):.0f} s"
+    if seconds < 5700:
+        return f"{seconds / 60:.2g} min"
+    return f"{seconds / 3600:.2g} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
+
+
 class RateColumn(ProgressColumn):
     """Finished items a second."""
 

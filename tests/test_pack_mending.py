@@ -15,8 +15,9 @@ import torch
 from packing import contents
 
 import cclslr
-from cclslr.commands._pack_report import human_bytes, human_seconds
+from cclslr.commands._pack_report import human_bytes
 from cclslr.commands.pack import main as command
+from cclslr.console import roughly
 from cclslr.datasets.base import VideoFile
 from cclslr.distributed import Process
 from cclslr.masking.methods import MpmOptions
@@ -180,7 +181,7 @@ def test_sizes_and_times_as_people_say_them() -> None:
     assert [human_bytes(n) for n in (0, 999, 12_340, 820_000, 3_400_000_000)] == [
         "0 bytes", "999 bytes", "12.3 kB", "820 kB", "3.4 GB",
     ]  # fmt: skip
-    assert [human_seconds(n) for n in (0, 42, 720, 12_600)] == ["1 s", "42 s", "12 min", "3.5 h"]
+    assert [roughly(n) for n in (0, 42, 720, 12_600, 2e5)] == ["1 s", "42 s", "12 min", "3.5 h", "2.3 d"]
 
 
 def test_the_docs_are_the_table_of_cures() -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, forecast
 from cclslr.bench.pretrain import flops_per_clip
 from cclslr.config import PretrainConfig, ViewConfig
+from cclslr.console import roughly
 from cclslr.models.ccl import Branches
 from cclslr.schedule import Phase, Timeline, batch_by_epoch, phases
 
@@ -135,24 +136,16 @@ def phase_table(costs: list[PhaseCost], nodes: int, title: str) -> Table:
         "cores of a node for that": lambda cost: f"{cost.cores(nodes):.1f}",
         "the run makes, clips/s": lambda cost: f"{cost.forecast.clips_per_second:,.0f}",
         "its limit": lambda cost: cost.forecast.bottleneck.name,
-        "time": lambda cost: duration(cost.seconds),
+        "time": lambda cost: roughly(cost.seconds),
     }
     whole = {
         "steps": f"{sum(cost.steps for cost in costs):,}",
         "EFLOP": f"{sum(cost.total_flops for cost in costs) / 1e18:.3g}",
-        "time": duration(sum(cost.seconds for cost in costs)),
+        "time": roughly(sum(cost.seconds for cost in costs)),
     }
     for name, text in rows.items():
         table.add_row(name, *map(text, costs), whole.get(name, ""))
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds as something to read."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def phase_json(cost: PhaseCost, nodes: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 
 from rich.table import Table
 
-from cclslr.console import console
+from cclslr.console import console, roughly
 from cclslr.datasets.base import Import
 from cclslr.shards.clip import PackOptions, pack_clip
 from cclslr.shards.format import BadClip
@@ -50,7 +50,7 @@ def show_report(importer: str, found: Import, estimate: dict[str, int | None]) -
         table.add_row(name, convention)
     size, seconds = estimate["estimated_bytes"], estimate["estimated_seconds"]
     if size is not None and seconds is not None:
-        table.add_row("estimated size, time", f"{human_bytes(size)}, {human_seconds(seconds)}")
+        table.add_row("estimated size, time", f"{human_bytes(size)}, {roughly(seconds)}")
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
@@ -62,10 +62,3 @@ def human_bytes(count: float) -> str:
     power = min(len(units) - 1, max(0, len(str(int(count))) - 1) // 3)
     value = count / 1000**power
     return f"{value:.0f} {units[power]}" if power == 0 or value >= 100 else f"{value:.1f} {units[power]}"
-
-
-def human_seconds(seconds: float) -> str:
-    """A time as people say it: 40 s, 12 min, 3.5 h."""
-    if seconds < 100:
-        return f"{max(1, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

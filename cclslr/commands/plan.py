@@ -20,11 +20,11 @@ from rich.table import Table
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, advice, forecast
 from cclslr.bench.footprint import ROOM, Footprint, footprint
-from cclslr.bench.phases import ASSUMED, duration, phase_costs, phase_json, phase_table
+from cclslr.bench.phases import ASSUMED, phase_costs, phase_json, phase_table
 from cclslr.cli import command_parser
 from cclslr.codecs import codec_named, codecs
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config
-from cclslr.console import console
+from cclslr.console import console, roughly
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
 from cclslr.schedule import phases
@@ -246,7 +246,7 @@ def show_phases(cfg: PretrainConfig, args: argparse.Namespace, work: Work) -> li
     console.print("operations are counted on shapes; assumed: " + "; ".join(ASSUMED), soft_wrap=True)
     if cfg.schedule:
         share = sum(cost.total_flops for cost in costs) / whole.total_flops
-        told = f"{whole.total_flops / 1e18:.3g} EFLOP and {duration(whole.seconds)}"
+        told = f"{whole.total_flops / 1e18:.3g} EFLOP and {roughly(whole.seconds)}"
         less = sum(cost.seconds for cost in costs) / whole.seconds
         console.print(
             f"without the schedule the same epochs take {told}; with it {share:.2f} of these operations and {less:.2f} "
@@ -292,7 +292,7 @@ def main(argv: list[str] | None = None) -> None:
         result = forecast(work, machine, corpus)
         rows.append({"gpus": gpus} | as_json(result, advice(result, work, machine)))
         total = result.first_epoch_seconds + (args.epochs - 1) * result.epoch_seconds
-        times = [duration(seconds) for seconds in (result.epoch_seconds, result.first_epoch_seconds, total)]
+        times = [roughly(seconds) for seconds in (result.epoch_seconds, result.first_epoch_seconds, total)]
         cells = [str(gpus), f"{result.clips_per_second:,.0f}", *times, str(result.global_batch)]
         table.add_row(*cells, f"{result.efficiency:.0%}", result.bottleneck.name)
     console.print(table)
