@@ -7,7 +7,10 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -344,3 +347,40 @@ def test_two_cameras_at_most(model: Model, stub: Stub) -> None:
                 socket.recv()
             with connect(address) as three:
                 assert "2 cameras sign already" in json.loads(three.recv())["error"]
+
+
+HEAPS = """
+import ctypes, sys, threading
+from cclslr.serve.limits import one_arena
+libc = ctypes.CDLL("libc.so.6")
+if sys.argv[1] == "one":
+    one_arena()
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+barrier = threading.Barrier(4)
+def work():
+    kept = [libc.malloc(1000) for _ in range(100)]
+    barrier.wait()
+    for block in kept:
+        libc.free(block)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_threads_share_one_heap_of_malloc(tmp_path: Path) -> None:
+    def heaps(how: str) -> int:
+        out = tmp_path / how
+        subprocess.run([sys.executable, "-c", HEAPS, how, str(out)], check=True)
+        return len(re.findall("<heap nr", out.read_text()))
+
+    assert heaps("one") == 1
+    assert heaps("many") > 1

@@ -58,8 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     from cclslr.inference.dictionary import open_index
     from cclslr.poses import open_estimator
     from cclslr.serve.answer import Answerer
-    from cclslr.serve.limits import Limits
+    from cclslr.serve.limits import Limits, one_arena
 
+    one_arena()
     index = None
     if args.index is None:
         model = cclslr.load(args.checkpoint, overrides=args.overrides)

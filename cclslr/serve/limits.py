@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ _CONTAINERS = {"MP4 or MOV": (4, b"ftyp"), "WebM or Matroska": (0, b"\x1a\x45\xd
 _HEAD = 12  # bytes that say which it is
 MAX_PICTURE = 512 * 1024  # bytes of a frame from a camera
 MAX_SIDE = 1280  # pixels of such a frame
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,17 @@ def check_head(head: bytes) -> None:
     """
     if not any(head[at : at + len(magic)] == magic for at, magic in _CONTAINERS.values()):
         raise UserError(f"this is no video file that the page takes: {', '.join(_CONTAINERS)}")
+
+
+def one_arena() -> None:
+    """Let glibc's malloc keep one heap for all threads; call it before there are others. Elsewhere nothing happens.
+
+    Requests are answered one at a time, each in whichever thread is free, and each thread has a heap of its own
+    otherwise: resident memory grew by 26 MB from the 250th clip to the 1,000th, and by 0.3 MB from the 200th to the
+    500th with one heap (docs/results/serve).
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 1)
 
 
 def check_video(path: Path, limits: Limits) -> None:
