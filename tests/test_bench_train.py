@@ -17,6 +17,7 @@ from cclslr.data.batch import Batch
 from cclslr.data.plan import Plan
 from cclslr.distributed import Process
 from cclslr.models.ccl import Branches
+from cclslr.models.flops import flops_per_clip
 from cclslr.shards.reader import ShardSet
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -167,7 +168,7 @@ def test_flops_of_a_clip_are_those_of_the_paper():
     cfg = PretrainConfig()
     with torch.device("meta"):
         query = Branches(cfg.model)
-    assert pretrain.flops_per_clip(query, cfg)["rgb"] / 1e9 == pytest.approx(585, abs=1)
+    assert flops_per_clip(query, cfg)["rgb"] / 1e9 == pytest.approx(585, abs=1)
 
 
 def test_the_peak_of_the_machine():

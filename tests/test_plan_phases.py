@@ -11,12 +11,12 @@ import torch
 
 from cclslr.bench.capacity import Corpus, Hardware, Work, forecast
 from cclslr.bench.phases import ASSUMED, PhaseCost, phase_costs, work_of
-from cclslr.bench.pretrain import flops_per_clip
 from cclslr.commands import plan as plan_run
 from cclslr.config import PretrainConfig, load_config
 from cclslr.console import console
 from cclslr.errors import UserError
 from cclslr.models.ccl import Branches
+from cclslr.models.flops import flops_per_clip
 
 WORK = Work(
     compute=50, batch=8, micro_batches=1, core_ms=10, gpu_loader=math.inf, clip_bytes=1e6, bus_bytes=4e6,

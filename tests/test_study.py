@@ -172,6 +172,27 @@ Mean of the differences, seed by seed, ± its standard error (seeds).
     )
 
 
+def test_a_target_is_told_before_the_tables_and_in_the_results(toy: Path) -> None:
+    toy.write_text(f"{toy.read_text()}target: {{at_least: {{pose: 111}}, costs: price}}\n")
+    priced = TOY_KIND.replace('{"pose": {', '{"cost": {"price": config["add"]}, "pose": {')
+    (toy.parent / "kinds" / "toy.py").write_text(priced)
+    run_toy(toy)
+    text = (toy.parent / "out/tables.md").read_text()
+    costs, reached, sums = text.index("What a pre-training costs"), text.index("reaches"), text.index("**Sums**")
+    assert costs < reached < sums
+    assert "| more | 200.0 ± 0.0 (2) | 2.000 ± 0.000 |" in text
+    assert "| other middle | pose | 101.5 ± 0.7 (2) | 111 | no, 0 of 2 seeds | -9.5 ± 0.5 (2) | worse |" in text
+    told = read_json(toy.parent / "out/results.json")
+    assert [(each["cell"], each["reached"], each["compared"]) for each in told["target"]] == [
+        ("plain", True, ""), ("more", True, "better"), ("other middle", False, "worse"),
+    ]  # fmt: skip
+    assert [(each["cell"], each["ratio"] and each["ratio"]["mean"]) for each in told["costs"]] == [
+        ("plain", None), ("more", 2.0), ("other middle", 1.0),
+    ]  # fmt: skip
+    assert "What a pre-training costs" in (toy.parent / "out/index.html").read_text()
+    assert (toy.parent / "out/target.png").exists()
+
+
 def test_dry_run_lists_and_runs_nothing(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", str(toy), "--dry-run", "--store", str(toy.parent / "store")]) == 0
     output = capsys.readouterr().out
@@ -264,7 +285,7 @@ def test_ablations_share_what_they_have_in_common() -> None:
 
 def test_a_stage_is_compared_with_the_same_stage_and_else_with_the_first() -> None:
     cells = tuple(Cell(name, {"cell": name}, (), {}) for name in ("network", "baseline", "better"))
-    study = Study("s", "s", "", (0,), "network", {}, cells, (), (), (), "")
+    study = Study("s", "s", "", (0,), "network", {}, cells, (), (), None, (), "")
     rows = [("network", "finetune", 10), ("network", "again", 20), ("better", "finetune", 11), ("better", "again", 25)]
     rows.append(("baseline", "baseline", 7))
     results = [Result(cell, {"cell": cell}, 0, stage, "pose", "top1", value) for cell, stage, value in rows]
@@ -279,7 +300,7 @@ NUMBERS = st.floats(-100, 100, allow_nan=False)
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_paired_statistics_agree_with_scipy(pairs: list[tuple[float, float]]) -> None:
     cells = tuple(Cell(name, {"cell": name}, ("finetune",), {}) for name in ("a", "b"))
-    study = Study("s", "s", "", tuple(range(len(pairs))), "a", {}, cells, (), (), (), "")
+    study = Study("s", "s", "", tuple(range(len(pairs))), "a", {}, cells, (), (), None, (), "")
     results = [
         Result(cell.name, cell.place, seed, "finetune", "pose", "top1", pair[i])
         for i, cell in enumerate(cells)

@@ -12,10 +12,10 @@ from rich import box
 from rich.table import Table
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, forecast
-from cclslr.bench.pretrain import flops_per_clip
 from cclslr.config import PretrainConfig, ViewConfig
 from cclslr.console import roughly
 from cclslr.models.ccl import Branches
+from cclslr.models.flops import flops_per_clip
 from cclslr.schedule import Phase, Timeline, batch_by_epoch, phases
 
 PLAIN = ViewConfig()  # the views that `Work` speaks of: the paper's

@@ -24,8 +24,6 @@ from cclslr.data.batch import Batch
 from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.distributed import Process
-from cclslr.models.ccl import Branches
-from cclslr.models.flops import forward_flops, training_flops
 from cclslr.models.objective import ccl_losses
 from cclslr.shards.reader import ShardSet
 from cclslr.training.optimise import Amp
@@ -160,19 +158,6 @@ def summary(samples: list[Sample], batch: int) -> dict[str, Any]:
             result[f"wait_{name}_ms"] = 1e3 * statistics.median(sample.waited[name] for sample in samples)
         result["waiting_share"] = statistics.median(sum(s.waited.values()) / s.seconds for s in samples)
     return result
-
-
-def flops_per_clip(query: Branches, cfg: PretrainConfig) -> dict[str, int]:
-    """Of one clip in one step: query forward and backward, key forward; encoders only, 2 a multiply-accumulate."""
-    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        "rgb": ((2, cfg.views.rgb_frames, cfg.views.size, cfg.views.size, 3), torch.uint8),
-        "pose": ((2, cfg.views.pose_frames, keypoints.NUM_JOINTS, 3), torch.float32),
-    }
-    counted = {}
-    for m in cfg.model.modalities:
-        encoder = query.get_submodule(f"branch.{m}.encoder")
-        counted[m] = (training_flops(encoder, *shapes[m]) + forward_flops(encoder, *shapes[m])) // 2  # two clips
-    return counted
 
 
 def lean_step(learner: train.Learner, cfg: PretrainConfig, process: Process) -> Callable[[Batch, int], Any]:

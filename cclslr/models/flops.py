@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cclslr import keypoints
+from cclslr.config import PretrainConfig
+from cclslr.models.ccl import Branches
+
 
 def forward_flops(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
     """Floating-point operations of one training-mode forward pass on an input of `shape` and `dtype`."""
@@ -28,6 +32,19 @@ def training_flops(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype
     with FlopCounterMode(display=False) as counter:
         _forward(module, shape, dtype).sum().backward()
     return counter.get_total_flops()
+
+
+def flops_per_clip(query: Branches, cfg: PretrainConfig) -> dict[str, int]:
+    """Of one clip in one step of pre-training, by modality: query forward and backward, key forward; encoders only."""
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "rgb": ((2, cfg.views.rgb_frames, cfg.views.size, cfg.views.size, 3), torch.uint8),
+        "pose": ((2, cfg.views.pose_frames, keypoints.NUM_JOINTS, 3), torch.float32),
+    }
+    counted = {}
+    for m in cfg.model.modalities:
+        encoder = query.get_submodule(f"branch.{m}.encoder")
+        counted[m] = (training_flops(encoder, *shapes[m]) + forward_flops(encoder, *shapes[m])) // 2  # two clips
+    return counted
 
 
 def _forward(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

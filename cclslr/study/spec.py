@@ -61,6 +61,15 @@ class PlotSpec:
 
 
 @dataclass(frozen=True)
+class TargetSpec:
+    """What accuracy is aimed at, and what reaching it is counted in: said before anything has run."""
+
+    at_least: dict[str, float]  # branch → what the mean over seeds must reach
+    metric: str = "per_instance_top1"
+    costs: tuple[str, ...] = ("TFLOP", "processor seconds", "seconds")  # metrics that a stage of the cell reports
+
+
+@dataclass(frozen=True)
 class Study:
     """A study file with its overrides."""
 
@@ -73,6 +82,7 @@ class Study:
     cells: tuple[Cell, ...]
     tables: tuple[TableSpec, ...]
     plots: tuple[PlotSpec, ...]
+    target: TargetSpec | None
     overrides: tuple[str, ...]
     text: str  # the files as they were read
 
@@ -115,7 +125,7 @@ def load(path: Path, overrides: Iterable[str] = (), seeds: Iterable[int] | None 
     overrides = tuple(overrides)
     content = _read(path)
     _only(content, path, "title", "about", "data", "seeds", "report", "against", "stages", "axes", "grids", "cells",
-          "tables", "plots")  # fmt: skip
+          "tables", "plots", "target")  # fmt: skip
     values = dict(_override(text) for text in overrides)
     data_name = values.pop("data", content.get("data"))
     texts = [path.read_text(encoding="utf-8")]
@@ -159,6 +169,7 @@ def load(path: Path, overrides: Iterable[str] = (), seeds: Iterable[int] | None 
         cells=tuple(cells),
         tables=tuple(_spec(TableSpec, each, path) for each in content.get("tables", [])),
         plots=tuple(_spec(PlotSpec, each, path) for each in content.get("plots", [])),
+        target=_target(content["target"], path) if "target" in content else None,
         overrides=overrides,
         text="\n".join(texts),
     )
@@ -273,6 +284,17 @@ def _spec(kind: Any, body: dict[str, Any], path: Path) -> Any:
         return kind(**body)
     except TypeError as error:
         raise UserError(f"{path}: {body.get('title', 'a table or plot')}: {error}") from error
+
+
+def _target(body: Any, path: Path) -> TargetSpec:
+    """
+    Raises:
+        UserError: an unknown key, or no branch with its number.
+    """
+    _only(body, path, *TargetSpec.__dataclass_fields__)
+    if not body.get("at_least"):
+        raise UserError(f"{path}: target has no at_least; give a number for each branch, e.g. {{fused: 80}}")
+    return TargetSpec(**body | {"costs": _names(body.get("costs", TargetSpec.costs))})
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from cclslr.study.results import collect, differences, summarise, wide, write_cs
 from cclslr.study.spec import Study
 from cclslr.study.stage import RESULT
 from cclslr.study.tables import difference_table, pivot
+from cclslr.study.target import cost_table, costs, draw_target, reached, reached_table
 
 
 def write_study(study: Study, graph: Graph, store: Path, out: Path, errors: dict[str, str]) -> str:
@@ -24,7 +25,9 @@ def write_study(study: Study, graph: Graph, store: Path, out: Path, errors: dict
     found = differences(study, results)
     rows, means = wide(results), summarise(results)
     write_csv(out / "results.csv", rows)
-    tables = []
+    prices, came = ([], []) if study.target is None else (costs(study, results), reached(study, results, found))
+    tables = [cost_table(study, prices)] if prices else []
+    tables += [reached_table(study, came)] if came else []
     for spec in study.tables:
         tables.append(pivot(spec, results))
         if (table := difference_table(spec, results, found)) is not None:
@@ -43,11 +46,20 @@ def write_study(study: Study, graph: Graph, store: Path, out: Path, errors: dict
         "results": rows, "means": means, "differences": [dataclasses.asdict(each) for each in found],
         "stages": stages, "environment": machine, "file": study.text,
     }  # fmt: skip
+    if study.target is not None:
+        record["costs"] = [dataclasses.asdict(each) for each in prices]
+        record["target"] = [
+            dataclasses.asdict(each) | {"reached": each.reached, "compared": each.compared} for each in came
+        ]
     write_json(out / "results.json", record)
     drawings = []
-    for number, plot in enumerate(study.plots, 1):
-        figure = draw(plot, results)
-        name = f"plot_{number}_{re.sub(r'[^a-z0-9]+', '_', plot.title.lower()).strip('_')}"
+    figures = [
+        (f"plot_{number}_{re.sub(r'[^a-z0-9]+', '_', plot.title.lower()).strip('_')}", draw(plot, results))
+        for number, plot in enumerate(study.plots, 1)
+    ]
+    if study.target is not None and (figure := draw_target(study, came, prices)) is not None:
+        figures.insert(0, ("target", figure))
+    for name, figure in figures:
         png, svg = render(figure, "png"), render(figure, "svg").decode()
         for file_name, data in ((f"{name}.png", png), (f"{name}.svg", svg.encode())):
             with atomic_write(out / file_name) as file:

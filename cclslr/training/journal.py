@@ -37,14 +37,21 @@ class Journal:
         self.advised = False
         self.advice: str | None = None
         self.started = self.drawn = time.perf_counter()
+        self.cpu_started = time.process_time()
         if active:
             self._drop_from(first_step)
 
     def _drop_from(self, step: int) -> None:
-        """Forget what a killed run wrote after the checkpoint that is now resumed, and its broken last line."""
+        """Forget what a killed run wrote after the checkpoint that is now resumed, and its broken last line.
+
+        The clocks go on from what is kept: what a kill undid counts for nothing.
+        """
         kept = [record for record in read_metrics(self.path) if record["step"] <= step] if step > 0 else []
         with atomic_write(self.path, "w") as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
+        if kept:
+            self.started -= kept[-1].get("seconds", 0.0)
+            self.cpu_started -= kept[-1].get("cpu_seconds", 0.0)
 
     def __enter__(self) -> Journal:
         with ExitStack() as stack:
@@ -69,12 +76,16 @@ class Journal:
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append one record to metrics.jsonl, send its numbers to TensorBoard, and show it to people.
 
+        A record begins with `step`, and with the time that the run has taken so far, over all its starts: `seconds` by
+        the clock, `cpu_seconds` of the processor by all threads of this process.
+
         `values` by name: the total "loss" and its terms, what `cclslr.training.record.GROUPS` lists, scores in percent
         (knn_…, val_… and how long they took, knn_seconds, val_seconds), and anything else, for metrics.jsonl alone.
         """
         if not self.active:
             return
-        record = {"step": step, "seconds": round(time.perf_counter() - self.started, 3)} | values
+        taken = {"seconds": time.perf_counter() - self.started, "cpu_seconds": time.process_time() - self.cpu_started}
+        record = {"step": step} | {name: round(value, 3) for name, value in taken.items()} | values
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         for name, value in numbers(values).items():

@@ -12,6 +12,7 @@ GROUPS = {
     "step": "progress",
     "epoch": "progress",
     "seconds": "progress",
+    "cpu_seconds": "progress",
     "seconds_left": "progress",
     "lr": "optimiser",
     "skipped_steps": "optimiser",

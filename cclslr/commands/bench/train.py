@@ -41,6 +41,7 @@ from cclslr.distributed import Process, process_group
 from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import read_json, write_json
+from cclslr.models.flops import flops_per_clip
 from cclslr.training.optimise import check_batch
 
 Keep = Callable[[dict[str, Any]], None]
@@ -103,7 +104,7 @@ def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Process, keep: 
         "world": mine.world,
         "batch": cfg.optim.batch,
         "arithmetic": learner.amp.name,
-        "flops_per_clip": pretrain.flops_per_clip(learner.query, cfg),
+        "flops_per_clip": flops_per_clip(learner.query, cfg),
         "peak_flops": matrix_peak(mine.device, learner.amp.dtype),
         "parameters": sum(p.numel() for p in learner.query.parameters()),
         "tricks": [],

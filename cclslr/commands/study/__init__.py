@@ -12,25 +12,30 @@ to --out.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cclslr.study.spec import Study
 
 GROUP, PLACE = "measuring", 3
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a study; the exit code is 3 where stages failed."""
-    from rich.table import Table
-
     from cclslr.cli import command_parser
-    from cclslr.console import console
-    from cclslr.errors import ExitCode
-    from cclslr.study.graph import build
-    from cclslr.study.run import Place, run
     from cclslr.study.spec import find, load
-    from cclslr.study.write import stage_rows, write_study
 
     parser = command_parser(__name__, __doc__)
     parser.add_argument("study", metavar="FILE|NAME", help="a study file, or the name of one of studies/")
+    add_options(parser)
+    args = parser.parse_args(argv)
+    return carry_out(load(find(args.study), args.override, args.seeds), args)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What any study can be told."""
     parser.add_argument(
         "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="for all cells: data=NAME, or stage.key=value, e.g. pretrain.optim.epochs=2",
@@ -41,8 +46,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="stages at a time on this machine (1)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
     parser.add_argument("--dry-run", action="store_true", help="list the stages and what is there, and stop")
-    args = parser.parse_args(argv)
-    study = load(find(args.study), args.override, args.seeds)
+
+
+def carry_out(study: Study, args: argparse.Namespace) -> int:
+    """Run what a study lacks, write what came out, show its tables; the exit code."""
+    from rich.table import Table
+
+    from cclslr.console import console
+    from cclslr.errors import ExitCode
+    from cclslr.study.graph import build
+    from cclslr.study.run import Place, run
+    from cclslr.study.write import stage_rows, write_study
+
     graph = build(study)
     if args.dry_run:
         table = Table("stage", "for", "state", "folder", title=f"{study.title}: {len(graph.stages)} stages")

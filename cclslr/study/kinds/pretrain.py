@@ -1,4 +1,4 @@
-"""Pre-training: `cclslr train`. Scores are the last k-NN accuracies, where clips have labels."""
+"""Pre-training: `cclslr train`. Scores are the last k-NN accuracies, where clips have labels, and what it cost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 from cclslr.config import PretrainConfig
 from cclslr.study.kinds import _training
 from cclslr.study.stage import Kind, Scores, Work
+from cclslr.training.cost import cost_of
+
+COST = "cost"  # in the place of a branch
 
 
 def _commands(work: Work) -> list[list[str]]:
@@ -21,6 +24,8 @@ def _scores(folder: Path, config: dict[str, Any]) -> Scores:
         for name, value in json.loads(line).items():
             if name.startswith("knn_"):
                 scores[name.removeprefix("knn_")] = {"knn_top1": value}
+    cost = cost_of(folder)
+    scores[COST] = {"TFLOP": cost.flops / 1e12, "seconds": cost.seconds, "processor seconds": cost.cpu_seconds}
     return scores
 
 
