@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +41,10 @@ def masks() -> Iterator[None]:
     """Every second clip comes with masks."""
     read = ShardSet.read
 
-    def read_with_masks(self: ShardSet, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
-        clip = read(self, clip_id, parts)
+    def read_with_masks(
+        self: ShardSet, clip_id: int, parts: tuple[str, ...] = PARTS, least: float = math.inf
+    ) -> ClipData:
+        clip = read(self, clip_id, parts, least)
         if "mask" in parts and int(clip.row.key[-1]) % 2:
             clip.mask_png = encode_masks(checker_masks(np.empty(clip.row.num_frames), None))
         return clip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -58,8 +59,8 @@ def _mask_around_the_nose(keypoints_TKC: np.ndarray) -> np.ndarray:
 class Masked(ShardSet):
     """Clips with a mask around the nose."""
 
-    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
-        clip = super().read(clip_id, parts)
+    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS, least: float = math.inf) -> ClipData:
+        clip = super().read(clip_id, parts, least)
         if "mask" in parts and clip.pose_TKC is not None:
             clip.mask_png = encode_masks(_mask_around_the_nose(clip.pose_TKC.astype(float)))
         return clip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Set
@@ -46,8 +47,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory):
 class Masked(ShardSet):
     """Every second clip has masks."""
 
-    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
-        clip = super().read(clip_id, parts)
+    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS, least: float = math.inf) -> ClipData:
+        clip = super().read(clip_id, parts, least)
         if "mask" in parts and clip_id % 2:
             clip.mask_png = encode_masks(checker_masks(np.empty(clip.row.num_frames), None))
         return clip
@@ -150,11 +151,11 @@ class Damaged(Masked):
         super().__init__([folder], "train")
         self.bad, self.garbled, self.reads = bad, garbled, list[int]()
 
-    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
+    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS, least: float = math.inf) -> ClipData:
         self.reads.append(clip_id)
         if clip_id in self.bad:
             raise BadClip(f"clip {self.rows[clip_id].key} is damaged")
-        clip = super().read(clip_id, parts)
+        clip = super().read(clip_id, parts, least)
         if clip_id in self.garbled:
             clip.video = bytes(len(clip.video or b""))
         return clip
@@ -243,9 +244,9 @@ def test_reads_ahead_by_the_prefetch_and_no_more(folders, prefetch: int) -> None
 
 
 class Slow(Masked):
-    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
+    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS, least: float = math.inf) -> ClipData:
         time.sleep(0.1)
-        return super().read(clip_id, parts)
+        return super().read(clip_id, parts, least)
 
 
 def test_waiting_is_put_down_to_its_reason(folders) -> None:

@@ -29,9 +29,10 @@ EPOCHS, STEPS = "optim.epochs=4", 12
 PARTS = ("query", "key", "banks", "optimizer")
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    return tiny_shards(tmp_path_factory.mktemp("shards") / "tiny", per_class=(8, 0, 3))
+@pytest.fixture(scope="module", params=[(), (24,)], ids=["one size", "two sizes"])
+def shards(request, tmp_path_factory) -> Path:
+    """Of frames of 48 pixels; in two sizes the first phase reads those of 24, the others the full ones."""
+    return tiny_shards(tmp_path_factory.mktemp("shards") / "tiny", per_class=(8, 0, 3), smaller=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +58,15 @@ def check_equal(run: Path, other: Path) -> None:
         assert same(ours[part], theirs[part]), part
 
 
-def test_steps_clips_and_learning_rates_of_the_phases(alone):
+def test_steps_clips_and_learning_rates_of_the_phases(shards, alone):
     told = records(alone)
     assert [len(record["stream"]) for record in told] == [8] * 4 + [16] * 4 + [8] * 4
     assert [record["epoch"] for record in told] == [0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.25, 3.5, 3.75, 4]
     log = (alone / "log.txt").read_text()
     assert "step 4: phase 2 of 3, epochs 1 to 3: RGB views of 4 x 24², pose views of 8 frames, 16 clips a step" in log
+    two_sizes = bool(ShardSet([str(shards)]).info.get("smaller"))
+    assert ("step 0: RGB views are made from frames of 24 pixels" in log) is two_sizes
+    assert log.count("RGB views are made from") == two_sizes  # the later phases read the full size
     assert checkpoint.load(alone / "last.pt")["banks"]["_extra_state"] == 3 * 32 + 32
 
 

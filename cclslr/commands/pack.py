@@ -28,13 +28,14 @@ from cclslr.shards import reshard
 from cclslr.shards.add import add
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.crop import CROPS
+from cclslr.shards.describe import smaller_lines
 from cclslr.shards.difference import check_out, compare
 from cclslr.shards.format import SPLITS, ManifestRow
 from cclslr.shards.info import equal_glosses
 from cclslr.shards.keypoint_file import PoseReading
 from cclslr.shards.layouts import LAYOUTS
 from cclslr.shards.leak_search import evidence, search_rows, shared_signers
-from cclslr.shards.pack import NothingPacked, pack
+from cclslr.shards.pack import NothingPacked, PackReport, pack
 from cclslr.shards.place import FolderPlace, place_of
 from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
 from cclslr.shards.sources import read_sources
@@ -59,6 +60,7 @@ examples:
   cclslr pack wlasl ... --out s3://bucket/shards/wlasl   object storage; credentials as fsspec finds them
   cclslr pack folder my_signs --out shards/mine --add    new and mended clips, by the options it was packed with
   cclslr pack --from shards/a --out shards/b --clips-per-shard 1000       packed clips in other shards; --from --help
+  cclslr pack --from shards/a --out shards/b --smaller 128                and in a second size, for small views
   cclslr pack --from shards/a shards/b --out shards/ab                    two sets as one, without decoding
 """
 
@@ -100,6 +102,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--size", type=int, default=default.size, help=f"pixels of the square, or of the short side ({default.size})"
     )
+    _add_smaller(group)
     group.add_argument(
         "--crop", choices=CROPS, default=default.crop,
         help="signer: one square a clip around the keypoints; none: the whole frame (default signer)",
@@ -148,6 +151,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dry-run", action="store_true", help="stop after the report")
 
 
+def _add_smaller(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--smaller", type=int, nargs="+", default=[], metavar="PIXELS",
+        help="each video in these sizes too, e.g. 128: small views are read and decoded faster (docs/throughput.md)",
+    )  # fmt: skip
+
+
 def from_packed(argv: list[str]) -> int:
     """`cclslr pack --from`."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -156,6 +166,7 @@ def from_packed(argv: list[str]) -> int:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder or URL of the new set")
     per_shard = PackOptions().clips_per_shard
     parser.add_argument("--clips-per-shard", type=int, default=per_shard, metavar="N", help=f"default {per_shard}")
+    _add_smaller(parser)
     parser.add_argument("--prefix", action="store_true", help="put the name of its set before each key")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default 1)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
@@ -166,6 +177,7 @@ def from_packed(argv: list[str]) -> int:
         args.sources,
         args.out,
         args.clips_per_shard,
+        smaller=args.smaller,
         prefix=args.prefix,
         workers=args.workers,
         scheduler=args.scheduler,
@@ -173,6 +185,7 @@ def from_packed(argv: list[str]) -> int:
     if result.shards_reused:
         console.print(f"{result.shards_reused} shards were already there")
     show_rejected(result.rejected)
+    show_smaller(result)
     rejected = len(result.rejected)
     reasons = f", {rejected} rejected, see {args.out.rstrip('/')}/{REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
@@ -209,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
         clips_per_shard=args.clips_per_shard,
         allow_unlabelled=args.allow_unlabelled,
         licence_note=args.licence_note,
+        smaller=tuple(sorted(set(args.smaller), reverse=True)),
     )
     found: Import = args.load(args)
     if args.layout is not None or args.normalised is not None:
@@ -275,6 +289,7 @@ def main(argv: list[str] | None = None) -> int:
             style="yellow", soft_wrap=True,
         )  # fmt: skip
     show_rejected(result.rejected)
+    show_smaller(result)
     reasons = f", {rejected} rejected, see {args.out.rstrip('/')}/{REJECTED_NAME}" if rejected else ", none rejected"
     console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
     return ExitCode.SOME_BAD if rejected else ExitCode.DONE
@@ -315,6 +330,12 @@ def without_leaks(
 def show_rejected(rejected: list[Rejected]) -> None:
     """Print why clips were rejected, with what to do."""
     for line in in_lines(rejected):
+        console.print(line, soft_wrap=True)
+
+
+def show_smaller(result: PackReport) -> None:
+    """Print what smaller sizes cost."""
+    for line in smaller_lines(result.bytes_by_component):
         console.print(line, soft_wrap=True)
 
 

@@ -24,7 +24,7 @@ class EncodedClip:
     codec: Codec
     frame_offsets: tuple[int, ...]  # jpeg: start of each frame within `video`, and the end; else empty
     num_frames: int
-    width: int
+    width: int  # of the frames in `video`; the views' crops are in their pixels
     height: int
     masks_THW: np.ndarray | None  # uint8 {0, 1}, (T, 64, 64) over the whole frame; only read where a view is masked
 
@@ -45,10 +45,10 @@ def encoded_clip(shards: ShardSet, clip_id: int, clip: ClipData, masked: bool) -
         name=name,
         video=clip.video,
         codec=shards.codec(clip_id),
-        frame_offsets=row.frame_offsets,
+        frame_offsets=clip.frame_offsets,
         num_frames=row.num_frames,
-        width=row.width,
-        height=row.height,
+        width=clip.width,
+        height=clip.height,
         masks_THW=masks_THW,
     )
 

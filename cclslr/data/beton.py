@@ -11,6 +11,8 @@ After the first epoch a clip costs no system call and no copy, which is what pay
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +24,18 @@ from isal.isal_zlib import crc32
 from cclslr.codecs import Codec
 from cclslr.codecs.jpeg import JPEG
 from cclslr.errors import BadClip, UserError
-from cclslr.shards.format import IndexRow
+from cclslr.shards.format import IndexRow, side_of
 from cclslr.shards.reader import PARTS, ClipData, ShardSet, whole_clip
 from cclslr.shards.verify import Fault
 
 BETON_NAME = "dataset.beton"
 _PAGE = 1 << 23  # bytes; FFCV wants a power of two that holds the largest sample
-_FIELDS = ("video", "offsets", "pose", "mask", "key")  # then crc32 of these, and the label
+_FIELDS = ("video", "offsets", "pose", "mask", "key")  # then crc32 of these, and the label; then, for each smaller
+# size, its video, and crc32 of the fields with it in the place of the full one
 _ABSENT = np.zeros(1, np.uint8)  # FFCV cannot store nothing
-_KEY, _CRC = "f4", "f5"  # columns of FFCV's metadata
+_VIDEO, *_OTHERS = (f"f{number}" for number in range(len(_FIELDS)))  # columns of FFCV's metadata
+_KEY, _CRC = "f4", "f5"
+_SMALLER = 7  # the column where smaller sizes begin
 _DAMAGED = -1  # instead of a checksum
 
 
@@ -46,6 +51,7 @@ class _Samples:
 
     def __init__(self, shards: ShardSet, codec: Codec, quality: int | None) -> None:
         self.shards, self.codec, self.quality = shards, codec, quality
+        self.smaller = shards.info.get("smaller", [])
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -53,19 +59,27 @@ class _Samples:
     def __getitem__(self, clip_id: int) -> tuple[Any, ...]:
         try:
             clip = self.shards.read(clip_id)
-            data: bytes | memoryview | None = clip.video
-            offsets = list(clip.row.frame_offsets)
-            if data is not None and self.codec is not JPEG:
-                data, offsets = JPEG.encode(self.codec.decode(data), clip.row.fps, self.quality)
+            data, offsets = self._jpeg(clip)
+            smaller = [self._jpeg(self.shards.read(clip_id, ("video",), side))[0] for side in self.smaller]
         except BadClip:  # FFCV's writer would wait for ever for the process that raised it
-            return *[_ABSENT] * len(_FIELDS), _DAMAGED, -1
+            return *[_ABSENT] * len(_FIELDS), _DAMAGED, -1, *[_ABSENT, _DAMAGED] * len(self.smaller)
         pose = io.BytesIO()
         if clip.pose_TKC is not None:
             np.save(pose, clip.pose_TKC)
-        images, starts = data or b"", np.array(offsets, np.int64).tobytes()
-        parts = [images, starts, pose.getvalue(), clip.mask_png or b"", clip.row.key.encode()]
-        fields = [np.frombuffer(part, np.uint8) if part else _ABSENT for part in parts]
-        return *fields, _checksum(fields), clip.row.label
+        starts = np.array(offsets, np.int64).tobytes()
+        fields = [*map(_field, (data, starts, pose.getvalue(), clip.mask_png or b"", clip.row.key.encode()))]
+        others = [(video, _checksum([video, *fields[1:]])) for video in map(_field, smaller)]
+        return *fields, _checksum(fields), clip.row.label, *itertools.chain.from_iterable(others)
+
+    def _jpeg(self, clip: ClipData) -> tuple[bytes | memoryview, list[int]]:
+        """The video of a clip as JPEG frames, and where they begin; nothing where there is none."""
+        if clip.video is None or self.codec is JPEG:
+            return clip.video or b"", list(clip.frame_offsets)
+        return JPEG.encode(self.codec.decode(clip.video), clip.row.fps, self.quality)
+
+
+def _field(part: bytes | memoryview) -> np.ndarray:
+    return np.frombuffer(part, np.uint8) if part else _ABSENT
 
 
 def _checksum(fields: list[np.ndarray]) -> int:
@@ -95,16 +109,17 @@ def write_beton(folder: str | Path, quality: int | None = None, workers: int = 1
 
     shards = ShardSet([str(folder)])
     codec = shards.codec(0)
-    rows = shards.rows
+    rows, samples = shards.rows, _Samples(shards, codec, quality)
     largest = int(rows.sizes_N.max())
     if codec is not JPEG:  # its JPEG frames take some 2 bits a pixel; a byte is enough for noise
         pixels = (rows.numbers(name).astype(np.int64) for name in ("num_frames", "width", "height"))
-        largest = int(np.prod(list(pixels), axis=0).max())
+        largest = int(np.prod(list(pixels), axis=0).max()) * (1 + len(samples.smaller))
     page = max(_PAGE, 1 << (2 * largest).bit_length())
-    samples = _Samples(shards, codec, quality)
     path = Path(folder) / BETON_NAME
     aside = path.with_name(f".{BETON_NAME}.{os.getpid()}.tmp")
     fields = {name: BytesField() for name in _FIELDS} | {"crc32": IntField(), "label": IntField()}
+    for side in samples.smaller:
+        fields |= {f"video{side}": BytesField(), f"crc32_{side}": IntField()}
     try:
         writer = DatasetWriter(str(aside), fields, page_size=page, num_workers=workers)
         writer.from_indexed_dataset(samples, chunksize=8)
@@ -129,9 +144,9 @@ def check_beton(folder: str | Path) -> list[Fault]:
     except UserError as error:
         return [Fault(name, "", str(error))]
     faults = []
-    for clip_id, row in enumerate(shards.rows):
+    for (clip_id, row), least in itertools.product(enumerate(shards.rows), (math.inf, *shards.info.get("smaller", []))):
         try:
-            clip, packed = mine.read(clip_id), shards.read(clip_id)
+            clip, packed = mine.read(clip_id, least=least), shards.read(clip_id, least=least)
         except BadClip as error:
             faults.append(Fault(name, row.key, str(error)))
             continue
@@ -161,6 +176,7 @@ class BetonSet(ShardSet):
         self.infos = [{**info, "codec": JPEG.name} for info in shards.infos]
         self._metadata: dict[int, np.ndarray] = {}
         self._states: dict[int, Any] = {}
+        self._columns: dict[tuple[int, int | None], tuple[str, str]] = {}  # of data set and side: video, checksum
         self._samples = np.zeros(len(shards), np.int64)
         keys = [key for key, _ in shards.rows.texts()]
         for number in np.unique(shards.dataset_ids).tolist():
@@ -178,6 +194,11 @@ class BetonSet(ShardSet):
             context.__enter__()
             self._metadata[number], self._states[number] = reader.metadata, context.state
             self._read = manager.compile_reader()
+            self._columns[number, None] = _VIDEO, _CRC
+            for place, side in enumerate(shards.infos[number].get("smaller", [])):
+                self._columns[number, side] = names = f"f{_SMALLER + 2 * place}", f"f{_SMALLER + 2 * place + 1}"
+                if not set(names) <= set(reader.metadata.dtype.names or ()):
+                    raise UserError(f"{path} lacks the frames of {side} pixels: run cclslr beton {folder} again")
             position = {self._bytes(number, i, _KEY).tobytes(): i for i in range(reader.num_samples)}
             try:
                 self._samples[clip_ids] = [position[keys[i].encode()] for i in clip_ids]
@@ -195,7 +216,7 @@ class BetonSet(ShardSet):
         """The file that holds a clip."""
         return super().path(clip_id).parent / BETON_NAME
 
-    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
+    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS, least: float = math.inf) -> ClipData:
         """See `ShardSet.read`; the video is not copied, and the json is not there.
 
         Raises:
@@ -203,8 +224,10 @@ class BetonSet(ShardSet):
         """
         row: IndexRow = self.rows[clip_id]
         number, sample = int(self.dataset_ids[clip_id]), int(self._samples[clip_id])
-        fields = [self._bytes(number, sample, f"f{i}") for i in range(len(_FIELDS))]
-        if _checksum(fields) != self._metadata[number][_CRC][sample]:
+        side = side_of(row.video(least) or "")
+        video, crc = self._columns[number, side]
+        fields = [self._bytes(number, sample, name) for name in (video, *_OTHERS)]
+        if _checksum(fields) != self._metadata[number][crc][sample]:
             raise BadClip(f"{self.path(clip_id)}: clip {row.key} is damaged (checksum differs)")
         images, offsets, pose, mask, _ = fields
         starts = np.frombuffer(offsets.data, np.int64, len(offsets) // 8)
@@ -216,6 +239,7 @@ class BetonSet(ShardSet):
                 pose.data if len(pose) > 1 and "pose" in parts else None,
                 mask.tobytes() if len(mask) > 1 and "mask" in parts else None,
                 None,
+                side,
             )
         except BadClip as error:
             raise BadClip(f"{self.path(clip_id)}: clip {row.key}: {error}") from error

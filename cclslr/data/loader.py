@@ -8,6 +8,7 @@ asked for and being taken, which bounds memory whatever the speeds.
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import threading
 import time
@@ -31,7 +32,7 @@ from cclslr.data.placement import backend_name, check_sizes, decodes_on, make_ba
 from cclslr.data.plan import BatchPlan, Slots
 from cclslr.data.pose import pose_views
 from cclslr.data.quarantine import Quarantine
-from cclslr.data.views import draw_views, eval_views
+from cclslr.data.views import draw_views, eval_views, in_frames, least_side
 from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.schedule import ByEpoch
@@ -175,6 +176,10 @@ class Loader:
         self._conductor.join()
         self._conductor = None
 
+    def smaller(self, epoch: int) -> str:
+        """The smaller sizes of frames, in pixels of the short side, that views are made from; empty: the full ones."""
+        return ", ".join(map(str, self.shards.smaller(self._least(epoch)))) if self.codec is not None else ""
+
     def batch_hashes(self, batch: Batch) -> list[int]:
         """CRC-32 of each clip of a batch: its id and the bytes of its views, the same at any number of ranks."""
         hashes = []
@@ -210,7 +215,7 @@ class Loader:
         for attempt in range(_MAX_ATTEMPTS):
             if clip_id not in self.quarantine.reasons:
                 try:
-                    clip = self.shards.read(clip_id, self._parts)
+                    clip = self.shards.read(clip_id, self._parts, self._least(epoch))
                     self.quarantine.passed()
                     return clip_id, clip
                 except BadClip as error:
@@ -220,6 +225,10 @@ class Loader:
             lot = int(hash_words(self.seed, Purpose.SUBSTITUTE, epoch, key, attempt))
             clip_id = int(self.plan.clip_ids[lot % len(self.plan.clip_ids)])
         raise UserError(f"no good clip found in {_MAX_ATTEMPTS} attempts; check the shards with cclslr check")
+
+    def _least(self, epoch: int) -> float:
+        """Pixels on the short side of a frame that the views of an epoch are made from, at least."""
+        return least_side(self.views.at(epoch)) if self.augment else math.inf
 
     # Conducting
 
@@ -286,9 +295,8 @@ class Loader:
 
     def _draw(self, job: _Job) -> ViewParams:
         """The views. A substitute is drawn with the key of the clip it stands in for."""
-        rows = [clip.row for clip in job.clips]
-        num_frames_B = np.array([row.num_frames for row in rows])
-        sizes_B2 = np.array([(row.width, row.height) for row in rows])
+        num_frames_B = np.array([clip.row.num_frames for clip in job.clips])
+        sizes_B2 = _sizes(job.clips)
         views = self.views.at(job.epoch)
         if not self.augment:
             return eval_views(views, num_frames_B, sizes_B2)
@@ -307,14 +315,14 @@ class Loader:
                 except BadClip as error:  # its masks do not decode
                     bad[b] = str(error)
             if not bad:
-                backend.submit(encoded, job.params)
+                frames_B2 = np.array([(clip.width, clip.height) for clip in encoded])
+                backend.submit(encoded, in_frames(job.params, _sizes(job.clips), frames_B2))
                 break
             self._exchange(job, bad)
         if job.clips and "pose" in self.modalities:
             assert job.params is not None
             poses = [clip.pose_TKC for clip in job.clips if clip.pose_TKC is not None]
-            sizes_B2 = np.array([(clip.row.width, clip.row.height) for clip in job.clips])
-            job.pose_VBTJC = pose_views(poses, sizes_B2, job.params)
+            job.pose_VBTJC = pose_views(poses, _sizes(job.clips), job.params)
         return bool(job.clips)
 
     def _finish(self, backend: RgbBackend | None, in_flight: deque[_Job]) -> None:
@@ -362,6 +370,11 @@ class Loader:
         ]
         job.clip_ids = [clip_id for clip_id, _ in (r for r in read if r is not None)]
         job.clips = [clip for _, clip in (r for r in read if r is not None)]
+
+
+def _sizes(clips: Sequence[ClipData]) -> np.ndarray:
+    """(B, 2): width and height of the packed frames of each clip, whichever size of them was read."""
+    return np.array([(clip.row.width, clip.row.height) for clip in clips])
 
 
 _REMEDIES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -115,6 +116,36 @@ def colour_matrix(brightness: np.ndarray, contrast: np.ndarray, saturation: np.n
     linear = (brightness * contrast)[..., None, None] * (_FROM_YIQ @ rotation @ _TO_YIQ @ saturate)
     offset = np.broadcast_to((127.5 * (1 - contrast))[..., None, None], (*angle.shape, 3, 1))
     return np.concatenate([linear, offset], axis=-1, dtype=np.float32)
+
+
+def least_side(cfg: ViewConfig) -> float:
+    """Pixels on the short side of a frame that serve the random views of a phase: the smallest size with so many is
+    read (`ShardSet.read`).
+
+    A crop of the mean area is to have at least 7/8 of the view's pixels along a side, so that it is hardly enlarged.
+    The paper's own views are made thus: 224 pixels from crops of 214 on average, of frames of 256 (0.96). So 128 serve
+    112, 192 serve 160, and where crops are cut smaller (views.area) larger frames are read. A larger size than that
+    costs time and brings nothing: frames are resized without antialiasing, so what is much larger is skipped over,
+    while packing made the smaller size with antialiasing.
+
+    Views that are evaluated are made from the full size, as `cclslr predict` makes them: what a model says of a clip
+    does not depend on which other sizes there are.
+    """
+    return 7 / 8 * cfg.size / math.sqrt(sum(cfg.area) / 2)
+
+
+def in_frames(params: ViewParams, sizes_B2: np.ndarray, frames_B2: np.ndarray) -> ViewParams:
+    """Views with their crops in the pixels of frames that are smaller than the packed ones.
+
+    Args:
+        params: as they are drawn.
+        sizes_B2: width and height of the packed frames, which `params` and poses count in.
+        frames_B2: the same of the frames that were read.
+    """
+    if np.array_equal(sizes_B2, frames_B2):
+        return params
+    scale_B4 = np.tile(frames_B2 / sizes_B2, 2).astype(np.float32)
+    return dataclasses.replace(params, crop_VB4=params.crop_VB4 * scale_B4)
 
 
 def to_view(points_xy: np.ndarray, params: ViewParams, v: int, b: int, size: int) -> np.ndarray:

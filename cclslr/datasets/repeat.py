@@ -12,8 +12,8 @@ from cclslr.errors import UserError
 from cclslr.shards.info import DatasetInfo, packing
 
 # What decides how a clip is packed: with another value the clips of one set would differ.
-SAME = ("codec", "size", "crop", "quality", "clips_per_shard", "estimate", "layout", "normalised")
-COMMON = (*SAME[:5], "allow_unlabelled", "licence_note")  # also where the clips are another importer's
+SAME = ("codec", "size", "smaller", "crop", "quality", "clips_per_shard", "estimate", "layout", "normalised")
+COMMON = (*SAME[:6], "allow_unlabelled", "licence_note")  # also where the clips are another importer's
 PATHS = ("source", "annotations", "videos", "poses", "landmarks", "labels")  # where the clips are
 OF_THE_RUN = (
     "importer", "load", "given", "out", "workers", "scheduler", "report", "dry_run", "add", "drop_gone", "masks",
@@ -24,6 +24,8 @@ OF_THE_RUN = (
 def command_of(args: argparse.Namespace) -> dict[str, Any]:
     """How `cclslr pack` was called, for `Sources.command`: what decides on clips and their bytes."""
     options = {name: value for name, value in vars(args).items() if name not in OF_THE_RUN}
+    if not options.get("smaller"):  # a set without is the one that older versions packed
+        options.pop("smaller", None)
     return {"importer": args.importer, "options": json.loads(json.dumps(options))}
 
 
@@ -47,7 +49,7 @@ def as_before(
     Raises:
         UserError: one of `SAME` is given otherwise than the set was packed; says which, all of them.
     """
-    before: dict[str, Any] = dict(packing(info))
+    before: dict[str, Any] = {**packing(info), "smaller": info.get("smaller", [])}
     if info.get("licence_note"):
         before["licence_note"] = info["licence_note"]
     if command is not None:

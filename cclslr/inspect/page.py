@@ -111,7 +111,8 @@ def page(title: str, summary: str, clips: Iterable[ClipFilms], num_frames: int) 
 def summarise(info: DatasetInfo) -> str:
     """One line about a data set: clips, codec, and how its masks were made."""
     clips = sum(info["clips"].values())
-    text = f"{clips:,} clips, {len(info['classes'])} classes, {info['codec']}. "
+    also = "".join(f", also in {side} pixels" for side in info.get("smaller", []))
+    text = f"{clips:,} clips, {len(info['classes'])} classes, {info['codec']}{also}. "
     masks = info.get("masks")
     if not isinstance(masks, dict):
         return text + "No masks."

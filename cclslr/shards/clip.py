@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from cclslr.codecs import codec_named
+from cclslr.codecs import Codec, codec_named
 from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
-from cclslr.shards.crop import CROPS, crop_and_resize
-from cclslr.shards.format import BadClip, IndexRow, ManifestRow, RawClip
+from cclslr.shards.crop import CROPS, crop_and_resize, smaller_frames
+from cclslr.shards.format import MAX_SMALLER, BadClip, IndexRow, ManifestRow, RawClip, smaller_name
 from cclslr.shards.writer import PackedClip
 
 
@@ -27,6 +28,7 @@ class PackOptions:
     clips_per_shard: int = 256
     allow_unlabelled: bool = False
     licence_note: str = ""
+    smaller: tuple[int, ...] = field(default=(), repr=False)  # other sizes that each video is packed in too, descending
 
     def __post_init__(self) -> None:
         smallest = codec_named(self.codec).smallest
@@ -36,6 +38,14 @@ class PackOptions:
             raise UserError(
                 f"size is {self.size}; choose an even number of pixels, at least {smallest} for {self.codec}"
             )
+        for side in self.smaller:
+            if not smallest <= side <= min(self.size - 1, MAX_SMALLER) or side % 2:
+                raise UserError(
+                    f"a smaller size is {side}; choose even numbers of pixels from {smallest} (for {self.codec}) to "
+                    f"{min(self.size - 2, MAX_SMALLER)}, below size {self.size}"
+                )
+        if list(self.smaller) != sorted(set(self.smaller), reverse=True):
+            raise UserError(f"smaller sizes are {self.smaller}; name each once, the largest first")
         if self.clips_per_shard < 1:
             raise UserError(f"clips per shard is {self.clips_per_shard}; choose at least 1")
 
@@ -56,6 +66,7 @@ def pack_clip(row: ManifestRow, clip: RawClip, options: PackOptions) -> PackedCl
         num_frames, height, width, _ = frames_THWC.shape
         codec = codec_named(options.codec)
         parts[codec.extension], frame_offsets = codec.encode(frames_THWC, clip.fps, options.quality)
+        parts |= smaller_videos(frames_THWC, clip.fps, options.smaller, codec, options.quality)
     if keypoints_TKC is not None:
         num_frames = len(keypoints_TKC)
         file = io.BytesIO()
@@ -85,6 +96,19 @@ def pack_clip(row: ManifestRow, clip: RawClip, options: PackOptions) -> PackedCl
         frame_offsets=tuple(frame_offsets),
     )
     return PackedClip(index_row, parts)
+
+
+def smaller_videos(
+    frames_THWC: np.ndarray, fps: float, sides: Iterable[int], codec: Codec, quality: int | None
+) -> dict[str, bytes]:
+    """The components of a clip at other sizes, made from its packed frames.
+
+    Poses and masks are there once: pixels of the packed frame are shares of it, and so of any of these.
+    """
+    return {
+        smaller_name(side, codec.extension): codec.encode(smaller_frames(frames_THWC, side), fps, quality)[0]
+        for side in sides
+    }
 
 
 def check_clip(clip: RawClip) -> None:

@@ -225,6 +225,11 @@ class Columns:
         total = np.concatenate([[0], np.cumsum(self["component"].all()["size"])])
         return np.diff(total[self.field("component_end")], prepend=0)
 
+    def bytes_by_component(self) -> dict[str, int]:
+        """Bytes of all components of each name."""
+        parts, names = self["component"].all(), self.about["component_names"]
+        return {name: int(parts["size"][parts["name"] == code].sum()) for code, name in enumerate(names)}
+
     def by_shard(self) -> Iterator[tuple[str, np.ndarray]]:
         """Each shard that has clips, and the numbers of its rows, ascending."""
         if not len(self):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cclslr.keypoints import CONFIDENT, SELECTED
-from cclslr.shards.format import BadClip, RawClip
+from cclslr.shards.format import BadClip, RawClip, scaled
 
 CROPS = ("signer", "none")
 MARGIN = 0.1  # of the keypoints' extent, on each side
@@ -54,11 +54,10 @@ def crop_and_resize(clip: RawClip, size: int, crop: str) -> RawClip:
     if crop == "signer":
         width = height = size
     else:
-        scale = size / min(x1 - x0, y1 - y0)
-        width, height = (2 * round(side * scale / 2) for side in (x1 - x0, y1 - y0))
+        width, height = scaled(x1 - x0, y1 - y0, size)
     frames_THWC = clip.frames_THWC
     if frames_THWC is not None:
-        frames_THWC = np.stack([_resize(frame_HWC, box, width, height) for frame_HWC in frames_THWC])
+        frames_THWC = _resized(frames_THWC, box, width, height)
     if keypoints_TKC is not None:
         keypoints_TKC = keypoints_TKC.copy()
         found_TK = keypoints_TKC[..., 2] > 0
@@ -69,6 +68,12 @@ def crop_and_resize(clip: RawClip, size: int, crop: str) -> RawClip:
     return dataclasses.replace(
         clip, frames_THWC=frames_THWC, keypoints_TKC=keypoints_TKC, meta={**clip.meta, "crop_box": list(box)}
     )
+
+
+def smaller_frames(frames_THWC: np.ndarray, side: int) -> np.ndarray:
+    """Packed frames with `side` pixels on their short side; what lies at x, y lies at the same share of the frame."""
+    height, width = frames_THWC.shape[1:3]
+    return _resized(frames_THWC, (0.0, 0.0, float(width), float(height)), *scaled(width, height, side))
 
 
 def signer_box(keypoints_TKC: np.ndarray, frame_size: tuple[int, int] | None) -> Box | None:
@@ -124,6 +129,10 @@ def _square(bounds: Box, frame_size: tuple[int, int] | None) -> Box:
         wanted = round((low + high - side) / 2)
         corner.append((limit - side) // 2 if side > limit else min(max(wanted, 0), limit - side))
     return float(corner[0]), float(corner[1]), float(corner[0] + side), float(corner[1] + side)
+
+
+def _resized(frames_THWC: np.ndarray, box: Box, width: int, height: int) -> np.ndarray:
+    return np.stack([_resize(frame_HWC, box, width, height) for frame_HWC in frames_THWC])
 
 
 def _resize(frame_HWC: np.ndarray, box: Box, width: int, height: int) -> np.ndarray:

@@ -65,7 +65,8 @@ def fingerprint_of(rows: Sequence[ManifestRow], sources: Sequence[str], options:
         f"{row.key} {row.label} {row.gloss} {row.split} {row.signer} {source}"
         for row, source in zip(rows, sources, strict=True)
     ]
-    return sha256_of(str(FORMAT_VERSION), repr(options), *texts)
+    smaller = [f"and {side}" for side in options.smaller]  # a set without has the recipe that it always had
+    return sha256_of(str(FORMAT_VERSION), repr(options), *smaller, *texts)
 
 
 def recipe_of(fingerprints: Iterable[str], classes: list[str], settings: dict[str, Any] | None) -> str:

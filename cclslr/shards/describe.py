@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cclslr.keypoints import CONFIDENT, WHOLEBODY
-from cclslr.shards.format import SPLITS, BadClip
+from cclslr.shards.format import SPLITS, BadClip, part_of, side_of
 from cclslr.shards.reader import ShardSet
 
 CARD_NAME = "CARD.md"
@@ -130,6 +130,7 @@ def card(name: str, shards: ShardSet, found: Statistics) -> str:
         f"- frame size: {_most(shapes)}; frames a second: {_most(per_second)}",
         f"- rejected while packing: {info.get('rejected', 0):,}",
     ]
+    lines += [f"- {line}" for line in smaller_lines(rows.bytes_by_component())]
     lines += [
         f"- {kind}: {count:,} clips, packed as their files store them"
         for kind, count in sorted(found.as_stored.items())
@@ -158,13 +159,28 @@ def card(name: str, shards: ShardSet, found: Statistics) -> str:
     else:
         lines.append("none")
     lines += ["", "## Packing", "", f"- licence, as noted by who packed it: {info.get('licence_note') or 'not noted'}"]
-    lines += [f"- {key}: {info[key]}" for key in ("codec", "size", "crop", "quality", "format_version")]
+    lines += [
+        f"- {key}: {info[key]}"
+        for key in ("codec", "size", "smaller", "crop", "quality", "format_version")
+        if key in info
+    ]
     for key, value in (info.get("settings") or {}).items():
         lines.append(f"- {key}: {value}")
     lines += [f"- content hash: {info['content_hash']}", ""]
     if found.bad:
         lines += ["## Damaged", "", *(f"- {reason}" for reason in found.bad[:20]), ""]
     return "\n".join(lines)
+
+
+def smaller_lines(bytes_by_component: dict[str, int]) -> list[str]:
+    """What each smaller size of the videos costs on the disk, the largest first; nothing where there is none."""
+    sides = {name: side for name in bytes_by_component if (side := side_of(name)) is not None}
+    full = sum(size for name, size in bytes_by_component.items() if part_of(name) == "video")
+    return [
+        f"frames of {sides[name]} pixels: {bytes_by_component[name] / 1e6:,.1f} MB more, "
+        f"{_share(bytes_by_component[name], full)} of the videos in full size"
+        for name in sorted(sides, key=lambda name: -sides[name])
+    ]
 
 
 def _counted(rows_NC: np.ndarray) -> Iterator[tuple[list[Any], int]]:

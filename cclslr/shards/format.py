@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,12 +29,17 @@ __all__ = [
     "RawClip",
     "check_shard_names",
     "part_of",
+    "scaled",
+    "side_of",
+    "smaller_name",
 ]
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
+_SIDE = re.compile(r"[1-9][0-9]{0,2}")
 SHARD_PATTERN = re.compile(r"[A-Za-z0-9_-]+\.tar")  # a plain name: none leads out of the data set's folder
+MAX_SMALLER = 998  # pixels: a larger number would make the longest name of a component longer
 MASK_SIZE = 64  # masks are MASK_SIZE x MASK_SIZE whatever the frames' size
 
 
@@ -92,19 +99,46 @@ class IndexRow:
     width: int  # of the packed frames; 0 without video
     height: int
     fps: float
-    components: dict[str, Component]  # by extension: mjpg | mp4, pose.npy, mask.png, json
+    components: dict[str, Component]  # by extension: mjpg | mp4, 128.mjpg | 128.mp4, pose.npy, mask.png, json
     frame_offsets: tuple[int, ...]  # mjpg: start of each JPEG within the component, and the end; empty for mp4
 
     def has(self, part: str) -> bool:
         """Whether there is a component of that kind."""
         return any(part_of(name) == part for name in self.components)
 
+    def video(self, least: float = math.inf) -> str | None:
+        """The component with the smallest frames that have `least` pixels on their short side; else the full ones."""
+        fit = {side: name for name in self.components if (side := side_of(name)) is not None and side >= least}
+        return fit[min(fit)] if fit else next((name for name in self.components if part_of(name) == "video"), None)
 
+
+@functools.cache
 def part_of(component: str) -> str | None:
-    """Which part of a clip a component is: video, pose, mask or json; None: nothing that this format knows."""
+    """Which part of a clip a component is: video, smaller (the video once more, with smaller frames), pose, mask or
+    json; None: nothing that this format knows."""
     if component in video_extensions():
         return "video"
+    if side_of(component) is not None:
+        return "smaller"
     return {"pose.npy": "pose", "mask.png": "mask", "json": "json"}.get(component)
+
+
+@functools.cache
+def side_of(component: str) -> int | None:
+    """The short side in pixels of a smaller video's frames, which its name says: `128.mp4`; None for all others."""
+    side, _, extension = component.partition(".")
+    return int(side) if _SIDE.fullmatch(side) and extension in video_extensions() else None
+
+
+def smaller_name(side: int, extension: str) -> str:
+    """The component of a video with smaller frames."""
+    return f"{side}.{extension}"
+
+
+def scaled(width: float, height: float, side: int) -> tuple[int, int]:
+    """Width and height of frames that are resized to `side` pixels on their short side: even numbers."""
+    scale = side / min(width, height)
+    return 2 * round(width * scale / 2), 2 * round(height * scale / 2)
 
 
 def check_shard_names(names: Iterable[str], where: str | Path) -> None:

@@ -35,6 +35,7 @@ class DatasetInfo(TypedDict):
     shards: list[ShardInfo]
     codec: str
     size: int | None  # pixels of the short side
+    smaller: NotRequired[list[int]]  # the same of each video's smaller sizes, descending; absent: there are none
     crop: str
     quality: int | None
     masks: dict[str, Any] | None
@@ -96,6 +97,8 @@ def parse_info(data: bytes, name: str) -> DatasetInfo:
     _check_types(info, _TYPES, "", need)
     need(all(_is_count(count) for count in info["clips"].values()), "clips are no counts")
     need(all(isinstance(gloss, str) for gloss in info["classes"]), "classes are no texts")
+    smaller = info.get("smaller", [])
+    need(isinstance(smaller, list) and all(_is_count(side) for side in smaller), "smaller is no list of sizes")
     for number, shard in enumerate(info["shards"]):
         need(isinstance(shard, dict), f"shards[{number}] is no shard")
         _check_types(shard, _SHARD_TYPES, f"shards[{number}].", need)

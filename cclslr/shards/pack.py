@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,6 +77,7 @@ class PackReport:
     shards_reused: int = 0  # found complete from an earlier run
     without_video: int = 0  # of the clips
     without_keypoints: int = 0
+    bytes_by_component: dict[str, int] = field(default_factory=dict)
 
 
 def pack(
@@ -127,6 +128,7 @@ def describe(options: PackOptions, settings: dict[str, Any] | None, recipe: str)
     return {
         "codec": options.codec,
         "size": options.size,
+        **({"smaller": list(options.smaller)} if options.smaller else {}),
         "crop": options.crop,
         "quality": options.quality,
         "masks": None,
@@ -217,6 +219,7 @@ def report_of(columns: Columns, rejected: list[Rejected], info: DatasetInfo, reu
         shards_reused=reused,
         without_video=int((parts & PART_BITS["video"] == 0).sum()),
         without_keypoints=int((parts & PART_BITS["pose"] == 0).sum()),
+        bytes_by_component=columns.bytes_by_component(),
     )
 
 

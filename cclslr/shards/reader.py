@@ -1,10 +1,11 @@
-"""Reads any clip of one or several packed data sets: one contiguous read through the index, checksummed."""
+"""Reads any clip of one or several packed data sets: what is wanted of it alone, through the index, checksummed."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import json
+import math
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from cclslr.errors import UserError
 from cclslr.keypoints import NUM_WHOLEBODY
 from cclslr.shards.cache import CACHE_DIR, CACHE_GB, NodeCache
 from cclslr.shards.convert import open_columns
-from cclslr.shards.format import MASK_SIZE, BadClip, Component, IndexRow, part_of
+from cclslr.shards.format import MASK_SIZE, BadClip, Component, IndexRow, part_of, scaled, side_of
 from cclslr.shards.info import INFO_NAME, DatasetInfo
 from cclslr.shards.selection import Rows
 from cclslr.shards.store import open_store
@@ -41,6 +42,7 @@ __all__ = [
 
 PARTS = ("video", "pose", "mask", "json")
 MAX_CLIP_BYTES = 1 << 30  # that are read of a clip
+SKIP_BYTES = 1 << 16  # between two components: fewer are read with them, more are skipped
 _EXPONENT = np.uint16(0x7C00)  # of a float16: all its bits are set in infinities and NaN
 
 
@@ -49,10 +51,13 @@ class ClipData:
     """One clip as it lies in the shard; masks and metadata are decoded when asked for."""
 
     row: IndexRow
-    video: memoryview | None  # JPEG frames one after the other (row.frame_offsets), or an mp4; not copied since read
+    video: memoryview | None  # JPEG frames one after the other (frame_offsets), or an mp4; not copied since read
     pose_TKC: np.ndarray | None  # float16 (T, 133, 3): x, y in pixels of the packed frame, confidence
     mask_png: bytes | None
     json_text: bytes | None
+    width: int = 0  # of the frames of `video`, which are smaller than row's where a smaller size was read
+    height: int = 0
+    frame_offsets: tuple[int, ...] = ()  # of `video`; see IndexRow
 
     @property
     def masks_THW(self) -> np.ndarray | None:
@@ -122,21 +127,27 @@ def whole_clip(
     pose_npy: bytes | memoryview | None,
     mask_png: bytes | None,
     json_text: bytes | None,
+    side: int | None = None,
 ) -> ClipData:
     """The parts of a clip that were read, held against each other and their row.
 
     Kernels trust these sizes: they read the poses, masks and frames that a row's `num_frames` speaks of by raw address.
+
+    Args:
+        side: pixels of the short side of `video`'s frames; None: they have the size that the row says.
 
     Raises:
         BadClip: something is of another length, size or kind, too large to be decoded, or not finite.
     """
     if not 0 < row.num_frames <= MAX_FRAMES:
         raise BadClip(f"the clip has {row.num_frames} frames; 1 to {MAX_FRAMES} are decoded")
+    width, height, offsets = row.width, row.height, row.frame_offsets
     if video is not None:
         assert codec is not None
         if not (0 < row.width <= MAX_SIDE and 0 < row.height <= MAX_SIDE):
             raise BadClip(f"frames of {row.width}x{row.height}; {MAX_SIDE}x{MAX_SIDE} at most are decoded")
-        offsets = row.frame_offsets
+        if side is not None:
+            (width, height), offsets = scaled(width, height, side), tuple(codec.offsets(video))
         if codec.alone:
             ends = len(offsets) == row.num_frames + 1 and (offsets[0], offsets[-1]) == (0, len(video))
             if not ends or not all(begin < end for begin, end in itertools.pairwise(offsets)):
@@ -149,7 +160,7 @@ def whole_clip(
             raise BadClip("pose.npy holds numbers that are not finite; pack the clip again")
     if mask_png is not None and (masks := _num_masks(mask_png)) != row.num_frames:
         raise BadClip(f"the clip has {masks} masks for {row.num_frames} frames")
-    return ClipData(row, video, pose_TKC, mask_png, json_text)
+    return ClipData(row, video, pose_TKC, mask_png, json_text, width, height, offsets)
 
 
 class ShardSet:
@@ -218,12 +229,21 @@ class ShardSet:
         """
         return codec_named(self.infos[self.rows.dataset(clip_id)]["codec"])
 
+    def smaller(self, least: float) -> list[int]:
+        """The sizes that `read` takes instead of the full one, in pixels of the short side; of some data sets none."""
+        served = [[side for side in info.get("smaller", []) if side >= least] for info in self.infos]
+        return sorted({min(sides) for sides in served if sides})
+
     def path(self, clip_id: int) -> Path:
         """The tar that holds a clip; for messages, and for local data sets to be opened."""
         return Path(self._paths[self.rows.dataset(clip_id)]) / self.rows[clip_id].shard
 
-    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS) -> ClipData:
-        """Read a clip with one contiguous read of the components in `parts` (of "video", "pose", "mask", "json").
+    def read(self, clip_id: int, parts: tuple[str, ...] = PARTS, least: float = math.inf) -> ClipData:
+        """Read the components of a clip in `parts` (of "video", "pose", "mask", "json").
+
+        Args:
+            least: pixels that the short side of the video's frames should have: of several sizes the smallest is read
+                that has them, and the full one where none has. `ClipData.width` and `height` say which it was.
 
         Raises:
             BadClip: the shard is gone or shorter than the index says, or a checksum differs; names shard and key.
@@ -231,12 +251,15 @@ class ShardSet:
         """
         row = self.rows[clip_id]
         names = {kind: name for name in row.components if (kind := part_of(name)) in parts}
+        if "video" in names and (video := row.video(least)) is not None:
+            names["video"] = video
         found = self._whole(clip_id, row, list(names.values()))
         data = {kind: found[name] for kind, name in names.items()}
         mask, text = (bytes(data[kind]) if kind in data else None for kind in ("mask", "json"))
         try:
             codec = self.codec(clip_id) if "video" in data else None
-            return whole_clip(row, codec, data.get("video"), data.get("pose"), mask, text)
+            side = side_of(names.get("video", ""))
+            return whole_clip(row, codec, data.get("video"), data.get("pose"), mask, text, side)
         except BadClip as error:
             store = self._stores[self.rows.dataset(clip_id)]
             raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: {error}") from error
@@ -251,19 +274,25 @@ class ShardSet:
         return {name: bytes(self._whole(clip_id, row, [name])[name]) for name in row.components}
 
     def _whole(self, clip_id: int, row: IndexRow, names: list[str]) -> dict[str, memoryview]:
-        """These components of a clip, by name, whole, in one read; raises as `read`."""
+        """These components of a clip, by name, whole; raises as `read`."""
         if not names:
             return {}
         store = self._stores[self.rows.dataset(clip_id)]
         wanted = {name: row.components[name] for name in names}
-        begin, end = _span(wanted.values())
+        spans = _spans(wanted.values())
+        begin, end = spans[0][0], spans[-1][1]
         if begin < 0 or not 0 <= end - begin <= MAX_CLIP_BYTES:
             raise BadClip(f"{store.name}/{row.shard}: clip {row.key}: the index says bytes {begin} to {end}")
-        block = self._block(end - begin)
+        block = self._block(sum(end - begin for begin, end in spans))
+        data: dict[str, memoryview] = {}
         try:
-            data = _checked(block[: store.read(row.shard, begin, block)], begin, wanted)
-            if len(data) < len(wanted):
-                data = _checked(block[: store.read_again(row.shard, begin, block)], begin, wanted)
+            for begin, end in spans:
+                piece, block = block[: end - begin], block[end - begin :]
+                inside = {name: part for name, part in wanted.items() if begin <= part.offset and _end(part) <= end}
+                found = _checked(piece[: store.read(row.shard, begin, piece)], begin, inside)
+                if len(found) < len(inside):
+                    found = _checked(piece[: store.read_again(row.shard, begin, piece)], begin, inside)
+                data |= found
         except BadClip as error:
             raise BadClip(f"{error}: clip {row.key}") from error
         if len(data) < len(wanted):
@@ -295,9 +324,18 @@ class ShardSet:
             store.load_info()
 
 
-def _span(components: Collection[Component]) -> tuple[int, int]:
-    """Where the first begins and the last ends, in their shard."""
-    return min(part.offset for part in components), max(part.offset + part.size for part in components)
+def _spans(components: Collection[Component]) -> list[tuple[int, int]]:
+    """The stretches of a shard to read, ascending: what lies between two components is read too where it is short."""
+    spans: list[tuple[int, int]] = []
+    for begin, end in sorted((part.offset, _end(part)) for part in components):
+        if spans and begin - spans[-1][1] <= SKIP_BYTES:
+            begin, end = spans[-1][0], max(spans.pop()[1], end)
+        spans.append((begin, end))
+    return spans
+
+
+def _end(part: Component) -> int:
+    return part.offset + part.size
 
 
 def _checked(block: memoryview, begin: int, wanted: dict[str, Component]) -> dict[str, memoryview]:

@@ -1,8 +1,8 @@
-"""Packed data sets into another one, without decoding a clip: other shards, several sets as one.
+"""Packed data sets into another one: other shards, several sets as one, smaller sizes of the videos in addition.
 
-Videos, poses and masks keep their bytes, and so does the description of a clip unless its label gets another number.
-Clips are dealt to shards as packing deals them, so a set that is dealt anew is the one that packing with these
---clips-per-shard would have made, and has its content hash.
+Clips are decoded only for smaller sizes; videos, poses and masks keep their bytes, and so does the description of a
+clip unless its label gets another number. Clips are dealt to shards as packing deals them, so a set that is dealt anew
+is the one that packing with these --clips-per-shard would have made, and has its content hash.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cclslr.errors import UserError
+from cclslr.shards.clip import PackOptions, smaller_videos
 from cclslr.shards.deal import MAX_KEY
 from cclslr.shards.done import ShardPart, keep
 from cclslr.shards.executor import run_tasks
@@ -30,7 +31,7 @@ from cclslr.shards.rejections import Rejected
 from cclslr.shards.sources import Sources, joined, read_sources
 from cclslr.shards.writer import PackedClip
 
-_SAME = ("codec", "size", "crop", "quality")
+_SAME = ("codec", "size", "smaller", "crop", "quality")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ReshardTask:
     clip_ids: np.ndarray  # in the `ShardSet` of the sources
     prefixes: tuple[str, ...]  # of the keys, for each source
     labels: np.ndarray  # the new number of each label of the `ShardSet`
+    smaller: tuple[int, ...]  # sizes that the videos are made in, which the sources lack
     fingerprint: str
 
     @property
@@ -62,6 +64,7 @@ def reshard(
     out: str | Path,
     clips_per_shard: int,
     *,
+    smaller: Sequence[int] = (),
     prefix: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
@@ -71,6 +74,7 @@ def reshard(
     Classes of several sets that have one gloss become one class.
 
     Args:
+        smaller: sizes of the videos in pixels of the short side, beside those that the sources have.
         prefix: put the name of its folder before each key.
         workers, scheduler: see `run_tasks`.
 
@@ -86,6 +90,10 @@ def reshard(
         raise UserError(f"{place.name} cannot be packed into itself; choose another folder")
     shards = ShardSet(local)
     about = _about(shards, list(sources))
+    there = about.get("smaller", [])
+    if new := sorted({*smaller} - {*there}, reverse=True):
+        about["smaller"] = sorted([*there, *new], reverse=True)
+        PackOptions(about["codec"], about["size"], smaller=tuple(about["smaller"]))  # refuses what cannot be
     prefixes = tuple(f"{_name(path)}-" if prefix else "" for path in local)
     classes, labels = _classes(shards)
     order = _order(shards, prefixes)
@@ -96,7 +104,7 @@ def reshard(
         clip_ids = order[len(order) * number // count : len(order) * (number + 1) // count]
         fingerprint = hashlib.sha256(content.encode() + clip_ids.tobytes()).hexdigest()
         name = f"shard-{number:05d}.tar"
-        tasks.append(ReshardTask(name, place.name, tuple(local), clip_ids, prefixes, labels, fingerprint))
+        tasks.append(ReshardTask(name, place.name, tuple(local), clip_ids, prefixes, labels, tuple(new), fingerprint))
     about["recipe"] = hashlib.sha256("".join(task.fingerprint for task in tasks).encode()).hexdigest()
     running = partial(run_tasks, workers=workers, scheduler=scheduler, description="packing")
     known = _sources(shards, local, prefixes, labels)
@@ -113,6 +121,10 @@ def build_from_packed(task: ReshardTask) -> ShardPart:
             row, key = shards.rows[clip_id], _key(shards, clip_id, task.prefixes)
             try:
                 parts = shards.read_bytes(clip_id)
+                if row.has("video") and task.smaller:
+                    codec, quality = shards.codec(clip_id), shards.info["quality"]
+                    frames_THWC = codec.decode(parts[codec.extension])
+                    parts |= smaller_videos(frames_THWC, row.fps, task.smaller, codec, quality)
             except BadClip as error:
                 rejected.append(Rejected(key, str(error), str(shards.path(clip_id))))
                 continue
@@ -148,10 +160,11 @@ def _about(shards: ShardSet, sources: list[str]) -> dict[str, Any]:
     first = shards.info
     for path, info in zip(sources, shards.infos, strict=True):
         for name in _SAME:
-            if info[name] != first[name]:  # type: ignore[literal-required]
+            if info.get(name) != first.get(name):
+                mend = "add sizes with --from ONE --smaller PIXELS" if name == "smaller" else "pack one of them again"
                 raise UserError(
-                    f"{path} is packed with {name}={info[name]}, {sources[0]} with {first[name]}; "  # type: ignore[literal-required]
-                    "only sets that are packed alike become one: pack one of them again"
+                    f"{path} is packed with {name}={info.get(name)}, {sources[0]} with {first.get(name)}; "
+                    f"only sets that are packed alike become one: {mend}"
                 )
         if (info["masks"] or {}).get("recipe") != (first["masks"] or {}).get("recipe"):
             raise UserError(f"{path} and {sources[0]} have other masks; make them alike with cclslr masks")
@@ -170,7 +183,7 @@ def _about(shards: ShardSet, sources: list[str]) -> dict[str, Any]:
         {"name": _name(path), "content_hash": info["content_hash"], "settings": info.get("settings", {})}
         for path, info in zip(sources, shards.infos, strict=True)
     ]
-    same = {name: first[name] for name in _SAME}  # type: ignore[literal-required]
+    same = {name: first[name] for name in _SAME if name in first}  # type: ignore[literal-required]
     return {**same, "masks": masks, "licence_note": "; ".join(notes), "settings": {"from": origin}}
 
 

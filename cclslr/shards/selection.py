@@ -113,6 +113,11 @@ class Rows(Sequence[IndexRow]):
         """(N,) int64: bytes of all components of each clip."""
         return np.concatenate(self._each(Columns.sizes))
 
+    def bytes_by_component(self) -> dict[str, int]:
+        """Bytes of all components of each name; of one whole data set."""
+        assert len(self._columns) == 1
+        return self._columns[0].bytes_by_component()
+
     def by_shard(self) -> Iterator[tuple[str, np.ndarray]]:
         """Each shard and the ids of its clips, ascending; of one whole data set."""
         assert len(self._columns) == 1

@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from cclslr.codecs import Codec, codec_named, video_extensions
+from cclslr.codecs import Codec, codec_named
 from cclslr.shards.columns import Columns
 from cclslr.shards.convert import folder_columns
 from cclslr.shards.done import PARTS_NAME
-from cclslr.shards.format import SPLITS, BadClip, IndexRow
+from cclslr.shards.format import SPLITS, BadClip, IndexRow, part_of, scaled, side_of, smaller_name
 from cclslr.shards.index import INDEX_NAME, IndexFile, tables
 from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
 from cclslr.shards.pack import content_hash
@@ -46,6 +46,7 @@ class CheckTask:
     columns: Columns
     numbers: np.ndarray  # of its rows
     codec: str | None  # to decode the clips with; None: they are not decoded
+    smaller: frozenset[str] = frozenset()  # components that each clip with video has beside it
 
     @property
     def rows(self) -> list[IndexRow]:
@@ -83,6 +84,8 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
         for number in by_shard[name].tolist():
             faults.append(Fault(name, columns.row(number).key, f"the shard is not in {INFO_NAME}"))
     codec = codec_named(info["codec"]).name if decode else None
+    sides = info.get("smaller", [])
+    smaller = frozenset(smaller_name(side, codec_named(info["codec"]).extension) for side in sides)
     none = np.zeros(0, np.int64)
     tasks = [
         CheckTask(
@@ -93,6 +96,7 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
             columns,
             by_shard.get(shard["name"], none),
             codec,
+            smaller,
         )
         for shard in info["shards"]
     ]
@@ -163,6 +167,9 @@ def check_shard(task: CheckTask) -> ShardCheck:
             if found != [(name, part.offset, part.size) for name, part in expected]:
                 fault("the files in the tar are not those of the index")
             for row in rows:
+                expects = task.smaller if row.has("video") else frozenset()
+                if odd := expects ^ {name for name in row.components if part_of(name) == "smaller"}:
+                    fault(f"{', '.join(sorted(odd))}: not as {INFO_NAME} says of smaller sizes", row.key)
                 parts = {}
                 for name, part in row.components.items():
                     if not 0 <= part.offset <= part.offset + part.size <= size:
@@ -205,12 +212,16 @@ def decode_faults(row: IndexRow, parts: dict[str, bytes], codec: Codec) -> list[
     faults = []
     for name, data in parts.items():
         try:
-            if name in video_extensions():
+            if part_of(name) in ("video", "smaller"):
+                side = side_of(name)
+                if not row.width:
+                    continue  # a smaller size of no video, which is said already
                 frames_THWC = codec.decode(data)
-                expected = (row.num_frames, row.height, row.width, 3)
+                width, height = (row.width, row.height) if side is None else scaled(row.width, row.height, side)
+                expected = (row.num_frames, height, width, 3)
                 if frames_THWC.shape != expected:
                     faults.append(f"{name}: frames {frames_THWC.shape}, expected {expected}")
-                if list(row.frame_offsets) != codec.offsets(data):
+                if side is None and list(row.frame_offsets) != codec.offsets(data):
                     faults.append(f"{name}: the frame offsets are not where the images begin")
             elif name == "pose.npy":
                 pose_TKC = decode_pose(data)

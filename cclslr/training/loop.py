@@ -129,9 +129,12 @@ class Training:
             for step in range(self.first_step, self.last_step):
                 epoch = self.timeline.epochs(step)
                 phase = self.phases.at(epoch)
-                if len(self.phases.all) > 1 and phase is not told:
-                    self.journal.note(f"step {step}: phase {phase.number} of {len(self.phases.all)}, {phase}")
+                if phase is not told:
                     told = phase
+                    if len(self.phases.all) > 1:
+                        self.journal.note(f"step {step}: phase {phase.number} of {len(self.phases.all)}, {phase}")
+                    if sides := self.loader.smaller(phase.first_epoch):
+                        self.journal.note(f"step {step}: RGB views are made from frames of {sides} pixels")
                 for group in self.learner.optimizer.param_groups:
                     group["lr"] = learning_rate(phase.cfg.optim, epoch)
                 self._batch = next(self.loader)
