@@ -7,7 +7,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 
 from cclslr.bench.capacity import Corpus, Hardware, Work, forecast
 from cclslr.bench.phases import ASSUMED, PhaseCost, phase_costs, work_of
@@ -15,7 +14,6 @@ from cclslr.commands import plan as plan_run
 from cclslr.config import PretrainConfig, load_config
 from cclslr.console import console
 from cclslr.errors import UserError
-from cclslr.models.ccl import Branches
 from cclslr.models.flops import flops_per_clip
 
 WORK = Work(
@@ -46,9 +44,7 @@ def test_operations_are_those_of_the_clips_of_each_phase(costs):
     assert [cost.steps for cost in costs] == [6 * 3, 3 * 7, 1 * 15]
     assert [cost.clips for cost in costs] == [768, 896, 960]
     for cost in costs:
-        with torch.device("meta"):
-            query = Branches(cost.phase.cfg.model)
-        each = sum(flops_per_clip(query, cost.phase.cfg).values())
+        each = sum(flops_per_clip(cost.phase.cfg).values())
         assert cost.total_flops == each * cost.steps * cost.phase.cfg.optim.batch
     assert costs[1].flops == costs[2].flops
     assert costs[1].flops["rgb"] / costs[0].flops["rgb"] == pytest.approx(8, rel=0.03)

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich import box
 from rich.table import Table
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, forecast
 from cclslr.config import PretrainConfig, ViewConfig
 from cclslr.console import roughly
-from cclslr.models.ccl import Branches
 from cclslr.models.flops import flops_per_clip
 from cclslr.schedule import Phase, Timeline, batch_by_epoch, phases
 
@@ -81,13 +79,11 @@ def phase_costs(
     Raises:
         UserError: a schedule that cannot be, or a batch that is larger than the corpus.
     """
-    with torch.device("meta"):
-        query = Branches(dataclasses.replace(cfg.model, rgb_weights=None))
-    full = sum(flops_per_clip(query, dataclasses.replace(cfg, views=PLAIN)).values())
+    full = sum(flops_per_clip(dataclasses.replace(cfg, views=PLAIN)).values())
     timeline = Timeline(corpus.clips, batch_by_epoch(cfg))
     costs = []
     for phase in phases(cfg):
-        flops = flops_per_clip(query, phase.cfg)
+        flops = flops_per_clip(phase.cfg)
         steps = timeline.first_step(phase.end_epoch) - timeline.first_step(phase.first_epoch)
         clips = timeline.steps_in(phase.first_epoch) * phase.cfg.optim.batch
         of_phase = work_of(phase.cfg, work, hardware.gpus, sum(flops.values()) / full, placement, every_frame)

@@ -7,6 +7,7 @@ not. Counting runs on the meta device: nothing is computed and the module is lef
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,10 @@ def training_flops(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype
     return counter.get_total_flops()
 
 
-def flops_per_clip(query: Branches, cfg: PretrainConfig) -> dict[str, int]:
+def flops_per_clip(cfg: PretrainConfig) -> dict[str, int]:
     """Of one clip in one step of pre-training, by modality: query forward and backward, key forward; encoders only."""
+    with torch.device("meta"):
+        query = Branches(replace(cfg.model, rgb_weights=None))
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "rgb": ((2, cfg.views.rgb_frames, cfg.views.size, cfg.views.size, 3), torch.uint8),
         "pose": ((2, cfg.views.pose_frames, keypoints.NUM_JOINTS, 3), torch.float32),

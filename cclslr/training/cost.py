@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from cclslr.config import PretrainConfig, load_config
 from cclslr.data.plan import Plan
 from cclslr.errors import UserError
-from cclslr.models.ccl import Branches
 from cclslr.models.flops import flops_per_clip
 from cclslr.schedule import Timeline, batch_by_epoch, by_epoch
 from cclslr.shards.reader import ShardSet
@@ -29,9 +26,7 @@ class Cost:
 
 def flops_of(cfg: PretrainConfig, timeline: Timeline, steps: int) -> int:
     """Operations of the first `steps` of a pre-training, each with the views of its phase."""
-    with torch.device("meta"):
-        query = Branches(replace(cfg.model, rgb_weights=None))
-    return round(timeline.total(steps, by_epoch(cfg).map(lambda phase: sum(flops_per_clip(query, phase.cfg).values()))))
+    return round(timeline.total(steps, by_epoch(cfg).map(lambda phase: sum(flops_per_clip(phase.cfg).values()))))
 
 
 def cost_of(run_dir: Path) -> Cost:

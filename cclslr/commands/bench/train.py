@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace, cfg: PretrainConfig, mine: Process, keep: 
         "world": mine.world,
         "batch": cfg.optim.batch,
         "arithmetic": learner.amp.name,
-        "flops_per_clip": flops_per_clip(learner.query, cfg),
+        "flops_per_clip": flops_per_clip(cfg),
         "peak_flops": matrix_peak(mine.device, learner.amp.dtype),
         "parameters": sum(p.numel() for p in learner.query.parameters()),
         "tricks": [],
