@@ -12,7 +12,7 @@ import pytest
 from small_runs import TINY_PRETRAIN, tiny_shards, train_here
 
 from cclslr.bench.capacity import Corpus, Hardware, Work
-from cclslr.bench.phases import phase_costs
+from cclslr.bench.phases import Decoding, phase_costs
 from cclslr.commands.bench import accuracy
 from cclslr.config import PretrainConfig, load_config
 from cclslr.errors import UserError
@@ -72,7 +72,7 @@ def test_the_plan_counts_the_same_operations() -> None:
     cfg = load_config(PretrainConfig, None, [*TINY_PRETRAIN, "optim.epochs=3", "optim.milestones=[]", PHASES])
     timeline = Timeline(100, batch_by_epoch(cfg))
     work = Work(50, 8, 1, 10, math.inf, 1e6, 4e6, 2e6, 0)
-    planned = phase_costs(cfg, work, Hardware(1, 1, 8, 10, 1, 0, 1, 1, 1), Corpus(100, False), "cpu", False)
+    planned = phase_costs(cfg, work, Hardware(1, 1, 8, 10, 1, 0, 1, 1, 1), Corpus(100, False), Decoding("cpu", False))
     assert flops_of(cfg, timeline, timeline.first_step(3)) == sum(cost.total_flops for cost in planned)
 
 

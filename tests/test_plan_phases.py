@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from cclslr.bench.capacity import Corpus, Hardware, Work, forecast
-from cclslr.bench.phases import ASSUMED, PhaseCost, phase_costs, work_of
+from cclslr.bench.phases import ASSUMED, Decoding, PhaseCost, phase_costs, work_of
 from cclslr.commands import plan as plan_run
 from cclslr.config import PretrainConfig, load_config
 from cclslr.console import console
@@ -37,7 +37,7 @@ PHASES = (
 
 @pytest.fixture(scope="module")
 def costs() -> list[PhaseCost]:
-    return phase_costs(load_config(PretrainConfig, None, [*SMALL, PHASES]), WORK, NODE, CORPUS, "cpu", False)
+    return phase_costs(load_config(PretrainConfig, None, [*SMALL, PHASES]), WORK, NODE, CORPUS, Decoding("cpu", False))
 
 
 def test_operations_are_those_of_the_clips_of_each_phase(costs):
@@ -61,26 +61,31 @@ def test_small_views_want_more_of_the_loader_and_less_of_the_gpus(costs):
     assert costs[0].wanted == pytest.approx(400 * ratio)
     assert costs[2].cores(nodes=1) == pytest.approx(4)  # 400 clips/s of 10 ms
     assert costs[0].cores(nodes=1) == pytest.approx(400 * ratio * (0.4 + 5.4 / 2 + 4.2 / 8) / 1e3)
-    few = phase_costs(costs[0].phase.cfg, WORK, replace(NODE, cores=6), CORPUS, "cpu", False)
+    few = phase_costs(costs[0].phase.cfg, WORK, replace(NODE, cores=6), CORPUS, Decoding("cpu", False))
     assert few[0].forecast.bottleneck.name == "cpu"
 
 
 @pytest.mark.parametrize(
-    ("placement", "every_frame", "core_ms", "bus"),
+    ("decoding", "core_ms", "bus", "clip_bytes"),
     [
-        ("gpu", False, 10, 4e6),
-        ("libav", False, 10 * (0.07 + 0.93 / 2), 2e6),
-        ("libav", True, 10, 2e6),
-        ("cpu", False, 10 * (0.04 + 0.54 / 2 + 0.42 / 8), 0.5e6),
-        ("cpu", True, 10 * (0.04 + 0.54 + 0.42 / 8), 0.5e6),
+        (Decoding("gpu", False), 10, 4e6, 1e6),
+        (Decoding("libav", False), 10 * (0.07 + 0.93 / 2), 2e6, 1e6),
+        (Decoding("libav", True), 10, 2e6, 1e6),
+        (Decoding("cpu", False), 10 * (0.04 + 0.54 / 2 + 0.42 / 8), 0.5e6, 1e6),
+        (Decoding("cpu", True), 10 * (0.04 + 0.54 + 0.42 / 8), 0.5e6, 1e6),
+        (Decoding("cpu", True, (64, 128, 192)), 10 * (0.04 + 0.54 / 4 + 0.42 / 8), 0.5e6, 0.5**1.4 * 1e6),
+        (Decoding("libav", False, (192,)), 10 * (0.07 + 0.93 / 2 * 9 / 16), 2e6 * 9 / 16, 0.75**1.4 * 1e6),
+        (Decoding("gpu", False, (128,)), 10, 0.5**1.4 * 4e6, 0.5**1.4 * 1e6),
+        (Decoding("cpu", True, (64,)), 10 * (0.04 + 0.54 + 0.42 / 8), 0.5e6, 1e6),
     ],
 )
-def test_what_scales_with_frames_and_what_with_pixels(placement, every_frame, core_ms, bus):
+def test_what_scales_with_frames_and_what_with_pixels(decoding, core_ms, bus, clip_bytes):
     cfg = load_config(
         PretrainConfig, None, ["views.size=112", "views.rgb_frames=16", "optim.batch=256", "optim.micro_batch=16"]
     )
-    work = work_of(cfg, WORK, 8, 0.125, placement, every_frame)
+    work = work_of(cfg, WORK, 8, 0.125, decoding)
     assert (work.core_ms, work.bus_bytes) == (pytest.approx(core_ms), pytest.approx(bus))
+    assert work.clip_bytes == pytest.approx(clip_bytes)
     assert (work.compute, work.view_bytes, work.batch, work.micro_batches) == (400, 0.25e6, 32, 2)
 
 
@@ -99,3 +104,14 @@ def test_the_command_shows_phases_and_marks_what_is_assumed(tmp_path):
     assert all(item["source"].startswith("assumed") for item in plan["inputs"].values())
     with pytest.raises(UserError, match=r"optim\.batch=36 does not split"):
         plan_run.main(["--config", str(config), "schedule=[{}, {from_epoch: 3, batch: 36}]"])
+
+
+def test_a_smaller_size_makes_phases_of_small_views_cheaper_and_leaves_the_others(tmp_path):
+    args = ["--config", str(tmp_path / "run.yaml"), "--placement", "cpu", "--clips", "1000"]
+    (tmp_path / "run.yaml").write_text("\n".join(["data: {shards: [x]}", PHASES.replace("schedule=", "schedule: ", 1)]))
+    for name, more in (("one", []), ("two", ["--smaller", "128"])):
+        plan_run.main([*args, *more, "--json", str(tmp_path / name)])
+    one, two = (json.loads((tmp_path / name).read_text())["phases"] for name in ("one", "two"))
+    wanted = "cores_of_a_node_wanted"
+    assert two[0][wanted] < 0.6 * one[0][wanted]
+    assert [phase[wanted] for phase in two[1:]] == [phase[wanted] for phase in one[1:]]

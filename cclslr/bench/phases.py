@@ -13,6 +13,7 @@ from rich.table import Table
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, forecast
 from cclslr.config import PretrainConfig, ViewConfig
 from cclslr.console import roughly
+from cclslr.data.views import least_side
 from cclslr.models.flops import flops_per_clip
 from cclslr.schedule import Phase, Timeline, batch_by_epoch, phases
 
@@ -20,11 +21,27 @@ PLAIN = ViewConfig()  # the views that `Work` speaks of: the paper's
 # Of the CPU's time for a clip, by where decoding and augmentation happen: reading, decoding, augmenting. An assumption,
 # by the 5.7 to 7 ms of decoding and 12 ms of both that were measured on one core.
 SHARES = {"gpu": (1.0, 0.0, 0.0), "libav": (0.07, 0.93, 0.0), "cpu": (0.04, 0.54, 0.42)}
+FULL_SIDE = 256  # pixels of a packed frame that `Work` speaks of
+BYTES = 1.4  # measured: 128 pixels have 0.37 to 0.39 of the bytes of 256, 192 have 0.65 to 0.67 (docs/results/sizes)
 ASSUMED = (
     "the GPUs do as many operations a second on small views as on full ones",
-    "decoding takes as long as it has frames to decode: those that are wanted of JPEG, all of a video",
+    "decoding takes as long as it has pixels to decode: of the frames that are wanted of JPEG, of all of a video",
+    f"frames that are r as wide have r^{BYTES} of the bytes",
     "augmenting takes as long as the views have pixels, reading a clip always as long",
 )
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What becomes of a packed clip before training sees it."""
+
+    placement: str  # where it is decoded and augmented, of `SHARES`
+    every_frame: bool  # whether decoding a few frames takes all before them, too: a video
+    smaller: tuple[int, ...] = ()  # pixels of a side of the sizes that are packed besides the full one
+
+    def scale(self, views: ViewConfig) -> float:
+        """How much smaller than the full size the one is that serves `views`, along a side."""
+        return min((side for side in self.smaller if side >= least_side(views)), default=FULL_SIDE) / FULL_SIDE
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ class PhaseCost:
 
 
 def phase_costs(
-    cfg: PretrainConfig, work: Work, hardware: Hardware, corpus: Corpus, placement: str, every_frame: bool
+    cfg: PretrainConfig, work: Work, hardware: Hardware, corpus: Corpus, decoding: Decoding
 ) -> list[PhaseCost]:
     """The phases of a run.
 
@@ -73,8 +90,7 @@ def phase_costs(
         work: of a clip with the paper's views, 32 x 224² and 64 frames of pose; measured or assumed.
         hardware: what it runs on.
         corpus: what is trained on.
-        placement: where decoding and augmentation happen, of `SHARES`.
-        every_frame: whether decoding a few frames takes all before them, too: a video.
+        decoding: of its clips.
 
     Raises:
         UserError: a schedule that cannot be, or a batch that is larger than the corpus.
@@ -86,13 +102,13 @@ def phase_costs(
         flops = flops_per_clip(phase.cfg)
         steps = timeline.first_step(phase.end_epoch) - timeline.first_step(phase.first_epoch)
         clips = timeline.steps_in(phase.first_epoch) * phase.cfg.optim.batch
-        of_phase = work_of(phase.cfg, work, hardware.gpus, sum(flops.values()) / full, placement, every_frame)
+        of_phase = work_of(phase.cfg, work, hardware.gpus, sum(flops.values()) / full, decoding)
         result = forecast(of_phase, hardware, dataclasses.replace(corpus, clips=clips))
         costs.append(PhaseCost(phase, clips, steps, flops, of_phase, result))
     return costs
 
 
-def work_of(cfg: PretrainConfig, work: Work, gpus: int, arithmetic: float, placement: str, every_frame: bool) -> Work:
+def work_of(cfg: PretrainConfig, work: Work, gpus: int, arithmetic: float, decoding: Decoding) -> Work:
     """The work of a clip and a step with the views of `cfg`; what scales how is `ASSUMED`.
 
     Args:
@@ -100,19 +116,22 @@ def work_of(cfg: PretrainConfig, work: Work, gpus: int, arithmetic: float, place
         work: with the paper's views.
         gpus: over all nodes.
         arithmetic: of a clip, as a share of that with the paper's views.
-        placement, every_frame: as `phase_costs`.
+        decoding: as `phase_costs`.
     """
     views, batch = cfg.views, max(1, cfg.optim.batch // gpus)
     frames = views.rgb_frames / PLAIN.rgb_frames
     pixels = frames * (views.size / PLAIN.size) ** 2
-    reading, decoding, augmenting = SHARES[placement]
-    bus = {"gpu": 1.0, "libav": frames, "cpu": pixels}[placement]
+    scale = decoding.scale(views)
+    decoded = scale**2 * (1.0 if decoding.every_frame else frames)
+    to_read, to_decode, to_augment = SHARES[decoding.placement]
+    bus = {"gpu": scale**BYTES, "libav": scale**2 * frames, "cpu": pixels}[decoding.placement]
     return dataclasses.replace(
         work,
         compute=work.compute / arithmetic,
         batch=batch,
         micro_batches=max(1, batch // cfg.optim.micro_batch),
-        core_ms=work.core_ms * (reading + decoding * (1.0 if every_frame else frames) + augmenting * pixels),
+        core_ms=work.core_ms * (to_read + to_decode * decoded + to_augment * pixels),
+        clip_bytes=work.clip_bytes * scale**BYTES,
         bus_bytes=work.bus_bytes * bus,
         view_bytes=work.view_bytes * pixels,
     )

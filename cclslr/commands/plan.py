@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cclslr.bench.capacity import Corpus, Forecast, Hardware, Work, advice, forecast
 from cclslr.bench.footprint import ROOM, Footprint, footprint
-from cclslr.bench.phases import ASSUMED, phase_costs, phase_json, phase_table
+from cclslr.bench.phases import ASSUMED, Decoding, phase_costs, phase_json, phase_table
 from cclslr.cli import command_parser
 from cclslr.codecs import codec_named, codecs
 from cclslr.config import FinetuneConfig, PretrainConfig, load_config
@@ -54,6 +54,7 @@ EXAMPLES = """examples:
   cclslr plan --train train.json --loader loader.json         measured rates (bench_train, bench_loader)
   cclslr plan --config configs/pretrain.yaml                  and what this run takes of a GPU's memory
   cclslr plan --config configs/pretrain_progressive.yaml      each phase: operations, clips/s and cores, time
+  cclslr plan --config configs/pretrain_progressive.yaml --smaller 128    the same, of shards in two sizes
   cclslr plan --node 8xh100 --table                           1 to 512 GPUs
   cclslr plan --node 8xh100 --gpus 512 --clips 100000000 --remote --store-gb-s 100 --codec h264
 """
@@ -79,6 +80,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compute", type=float, help="clips/s of one GPU that never waits, instead of --train")
     parser.add_argument("--placement", choices=PLACEMENTS, default="gpu", help="who decodes (default gpu)")
     parser.add_argument("--codec", choices=codecs(), default="jpeg", help="of the shards (default jpeg)")
+    parser.add_argument(
+        "--smaller",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="PIXELS",
+        help="sizes that the shards hold besides 256, as cclslr pack --smaller: a phase of --config with small views "
+        "reads and decodes the smallest that serves it",
+    )
     parser.add_argument("--clip-kb", type=float, help="kB a clip, as packed (default: by codec)")
     parser.add_argument("--core-ms", type=float, help="CPU milliseconds a clip (default: by placement)")
     parser.add_argument("--gpu-loader", type=float, help="clips/s of one GPU that only decodes and augments")
@@ -239,9 +249,9 @@ def named_run(args: argparse.Namespace) -> PretrainConfig | FinetuneConfig | Non
 def show_phases(cfg: PretrainConfig, args: argparse.Namespace, work: Work) -> list[dict[str, Any]]:
     """Print the phases of a run, and what it would be without its schedule; returns them for a file."""
     machine, corpus = hardware(args, args.gpus or NODES[args.node].gpus), Corpus(args.clips, args.remote)
-    every_frame = not codec_named(args.codec).alone
+    decoding = Decoding(args.placement, not codec_named(args.codec).alone, tuple(args.smaller))
     plain = dataclasses.replace(cfg, schedule=[])
-    costs, (whole,) = (phase_costs(one, work, machine, corpus, args.placement, every_frame) for one in (cfg, plain))
+    costs, (whole,) = (phase_costs(one, work, machine, corpus, decoding) for one in (cfg, plain))
     console.print(phase_table(costs, machine.nodes, f"Phases of {args.config}"))
     console.print("operations are counted on shapes; assumed: " + "; ".join(ASSUMED), soft_wrap=True)
     if cfg.schedule:
