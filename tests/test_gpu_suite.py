@@ -71,7 +71,9 @@ def test_all_sections_pass_in_both_parts(tmp_path: Path, dry: str) -> None:
     assert code == 0
     assert set(sections) < set(more)  # the first part is kept
     trained = [call for call in calls if call.startswith("-m cclslr bench train")]
-    assert len(trained) == 12
+    assert len(trained) == 13
+    (small,) = (call for call in calls if "two_sizes" in call and call in trained)
+    assert re.findall(r"views\.size=(\d+)", small)[-1] == ("16" if dry else "112")
     assert all(("run.device=cpu" if dry else "run.device=cuda") in call for call in trained)
     assert all(("r3d10_narrow" in call) == bool(dry) for call in trained)
     assert all(("optim.batch=8" if dry else "optim.batch=16") in call for call in trained)

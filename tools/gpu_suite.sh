@@ -2,7 +2,7 @@
 # Every check and measurement that needs a GPU, in two calls of under ten minutes, without a network.
 #
 #   tools/gpu_suite.sh OUT_FOLDER                        the most valuable figures first; then a verdict on the targets
-#   tools/gpu_suite.sh OUT_FOLDER more                   the rest: tricks, compilation, memory, ranks, the sweep
+#   tools/gpu_suite.sh OUT_FOLDER more                   the rest: small views, tricks, compilation, ranks, the sweep
 #   CCLSLR_DRY_RUN=1 tools/gpu_suite.sh OUT_FOLDER       the same commands, tiny, on a CPU
 #
 # Each section writes NAME.json and NAME.log into OUT_FOLDER as soon as it measures, and suite.json is made anew after
@@ -57,14 +57,16 @@ TIMES=(--steps 10 --warmup 3 --repeats 5)  # of what the project promises
 SHORT=(--steps 4 --warmup 2 --repeats 3)   # of the rest
 COMPILED=() BATCHES=500 FAILED=0
 RANKS=$(for ranks in 1 2 4 8; do [ "$ranks" -gt "$(nvidia-smi -L 2>/dev/null | wc -l)" ] || echo "$ranks"; done | paste -sd,)
-SIZE=256 FRAMES=(60 80) CLIPS=${SUITE_CLIPS:-128} STEPS=30 DEVICE=cuda PLACE=gpu VIDEO=h264 FLOW=advflow
+SIZE=256 SMALLER=128 FRAMES=(60 80) CLIPS=${SUITE_CLIPS:-128} STEPS=30 DEVICE=cuda PLACE=gpu VIDEO=h264 FLOW=advflow
+SMALL=(views.size=112 views.rgb_frames=16 views.pose_frames=32 optim.batch=64 optim.micro_batch=32)
 if [ -n "$DRY" ]; then
+    SMALL=(views.size=16 views.rgb_frames=8 views.pose_frames=4)
     SHAPE=(--config configs/pretrain.yaml run.device=cpu data.workers=2 views.mask_alpha=0 model.rgb=r3d10_narrow
         model.gcn_width=16 model.transformer_blocks=1 model.transformer_heads=2 model.transformer_width=32
         views.rgb_frames=16 views.size=32 views.pose_frames=8 objective.bank_size=64 optim.batch=8 optim.micro_batch=4)
     TIMES=(--steps 1 --warmup 0 --repeats 3) SHORT=("${TIMES[@]}") BATCHES=200 RANKS=1,2
     COMPILED=("model.modalities=[rgb]" objective.spm=false objective.cross=false)  # a CPU compiles slowly
-    SIZE=64 FRAMES=(16 24) CLIPS=16 STEPS=2 DEVICE=cpu PLACE=cpu VIDEO=vp9 FLOW=tiny  # vp9: what DALI decodes on a CPU
+    SIZE=64 SMALLER=32 FRAMES=(16 24) CLIPS=16 STEPS=2 DEVICE=cpu PLACE=cpu VIDEO=vp9 FLOW=tiny  # vp9: what DALI decodes on a CPU
 fi
 data() { echo "data.shards=[$WORK/$1]"; }
 train() { "$PYTHON" -m cclslr bench train "${SHAPE[@]}" "${TIMES[@]}" "$@"; }  # of an option given twice the last counts
@@ -85,6 +87,10 @@ masks() {
     "$PYTHON" -m cclslr bench masks --preset "$FLOW" --device "$DEVICE" --out "$OUT/masks.json" || return
     "$PYTHON" -m cclslr masks "$WORK/jpeg" --device "$DEVICE" && touch "$WORK/masked"
 }
+small_views() {  # the first phase of configs/pretrain_progressive.yaml, from frames of half the size
+    "$PYTHON" -m cclslr pack --from "$WORK/jpeg" --out "$WORK/two_sizes" --smaller "$SMALLER" --workers "$CORES" || return
+    train "${SHORT[@]}" "$(data two_sizes)" --json "$OUT/small_views.json" "${SMALL[@]}"
+}
 one_step_trace() {
     train --steps 1 --warmup 1 --repeats 3 "data.shards=[]" --trace "$WORK/trace.json" --json "$OUT/trace.json" || return
     gzip -c "$WORK/trace.json" > "$OUT/one_step.trace.json.gz"
@@ -104,14 +110,14 @@ assert losses and all(map(math.isfinite, losses)), f"losses {losses}"
 json.dump(lines, open(sys.argv[2], "w"))
 PY
 }
-export -f data train views memory pack masks one_step_trace one_trick short_run
-export OUT WORK PYTHON SIZE CLIPS DEVICE PLACE CORES VIDEO FLOW BATCHES
+export -f data train views memory pack masks small_views one_step_trace one_trick short_run
+export OUT WORK PYTHON SIZE SMALLER CLIPS DEVICE PLACE CORES VIDEO FLOW BATCHES
 
 # step NAME SECONDS FUNCTION…: a section that is a function of this file.
 step() {
     local name=$1 limit=$2
     shift 2
-    section "$name" "$limit" bash -c "$(declare -p SHAPE TIMES SHORT COMPILED FRAMES); $(printf '%q ' "$@")"
+    section "$name" "$limit" bash -c "$(declare -p SHAPE TIMES SHORT SMALL COMPILED FRAMES); $(printf '%q ' "$@")"
 }
 
 section environment 20 "$PYTHON" -c "
@@ -147,14 +153,15 @@ if [ "$PART" = first ]; then
     section plan 10 "$PYTHON" -m cclslr plan --table --train "$OUT/step.json" --json "$OUT/plan.json"
 else
     step pack_again 70 pack
-    step tricks 120 train "${SHORT[@]}" "data.shards=[]" --json "$OUT/tricks.json" --tricks \
+    step small_views 45 small_views
+    step tricks 100 train "${SHORT[@]}" "data.shards=[]" --json "$OUT/tricks.json" --tricks \
         channels_last,fused_momentum_update,fused_optimizer,shared_similarity,mixed_precision,cudnn_benchmark
     section loaders 50 "$PYTHON" -m cclslr bench loader "$WORK/jpeg" "${SHAPE[@]:2}" --loaders cclslr \
         --clips "$CLIPS" --json "$OUT/loaders.json"
     step cuda_graphs 90 one_trick cuda_graphs
     step compile 90 one_trick compile
     step ranks 40 train "${SHORT[@]}" "$(data jpeg)" --json "$OUT/ranks.json" --ranks "$RANKS"
-    step sweep 100 train "${SHORT[@]}" --json "$OUT/sweep.json" --sweep "data.shards=[$WORK/jpeg,$WORK/$VIDEO]"
+    step sweep 75 train "${SHORT[@]}" --json "$OUT/sweep.json" --sweep "data.shards=[$WORK/jpeg,$WORK/$VIDEO]"
 fi
 cat "$OUT/verdict.txt"
 exit "$FAILED"
