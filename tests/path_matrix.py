@@ -218,6 +218,21 @@ ELSEWHERE: dict[tuple[str, int, str], str] = {
 }
 
 
+# Paths that are not cells: what is promised there, and which tests hold it.
+BESIDE = {
+    "Schedules: kills on both sides of a border, one and two ranks, gone on with one": "test_schedule_run.py",
+    "Sets in several sizes: views of the full size by three backends, damage, kills beside the border that changes the "
+    "size": "test_smaller.py, test_schedule_run.py",
+    "Packing: kills again and again, workers that die, clips added and mended": (
+        "test_pack_killed.py, test_pack_add.py, test_pack_mending.py"
+    ),
+    "Shards in object storage: broken downloads, damaged objects, a server that goes away": (
+        "test_shards_remote.py, test_pack_remote.py"
+    ),
+    "Studies: kills of the engine and of its stages": "test_study.py",
+}
+
+
 def _elsewhere(cell: Cell) -> str | None:
     if cell.backend not in ("numba", OWN) or cell.codec != USUAL:
         return None
@@ -261,6 +276,8 @@ def page() -> str:
         text.append(f"| {', '.join(programs)} | {', '.join(accidents)} | {words} |")
     for program in PROGRAMS:
         text += ["", f"## {program}", "", *_program_table(program)]
+    text += ["", "## Beside the matrix", "", "| path | tests |", "|---|---|"]
+    text += [f"| {path} | {tests} |" for path, tests in BESIDE.items()]
     return "\n".join(text) + "\n"
 
 
