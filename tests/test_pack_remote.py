@@ -16,6 +16,7 @@ import pytest
 from object_storage import S3Server
 from packing import contents, pack_command
 
+from cclslr.commands.check import main as check
 from cclslr.commands.pack import main
 from cclslr.datasets.synthetic import SynthOptions, manifest
 from cclslr.errors import UserError
@@ -25,6 +26,7 @@ from cclslr.shards.info import load_info
 from cclslr.shards.pack import PackOptions, pack
 from cclslr.shards.place import UrlPlace, place_of
 from cclslr.shards.reshard import reshard
+from cclslr.shards.verify import Fault, check_shard, plan_checks
 
 OPTIONS = PackOptions("jpeg", 32, "none", clips_per_shard=4)
 
@@ -128,6 +130,49 @@ def test_an_object_that_is_gone_is_made_again(s3: S3Server, folder: Path, lost: 
     report = pack(rows(), "s3://bucket/mended", OPTIONS, workers=0)
     assert report.shards_reused == (0 if lost.startswith("index") else 9)
     assert s3.objects("mended/") == contents(folder)
+
+
+def test_checking_finds_there_what_it_finds_in_a_folder(s3: S3Server, folder: Path, tmp_path: Path) -> None:
+    damaged = {name: bytearray(data) for name, data in contents(folder).items()}
+    first = load_info(folder)["shards"][0]["name"]
+    damaged[first][700] ^= 1
+    del damaged["shard-00004.idx"]
+    damaged["more.tar"] = bytearray(10)
+    (tmp_path / "set").mkdir()
+    for name, data in damaged.items():
+        (tmp_path / "set" / name).write_bytes(data)
+        s3.client().put_object(Bucket="bucket", Key=f"checked/{name}", Body=bytes(data))
+    here, there = (found(path) for path in (str(tmp_path / "set"), "s3://bucket/checked"))
+    assert {(fault.shard, fault.key) for fault in here} == {(fault.shard, fault.key) for fault in there}
+    assert {first, "shard-00004.tar", "more.tar"} == {fault.shard for fault in there}
+    pack(rows(), "s3://bucket/good", OPTIONS, workers=0)
+    assert check(["s3://bucket/good", "--decode"]) == 0
+    s3.client().delete_object(Bucket="bucket", Key="good/shard-00003.tar")
+    assert [(fault.shard, fault.what) for fault in found("s3://bucket/good")] == [
+        ("shard-00003.tar", "unreadable: it is not there")
+    ]
+    with pytest.raises(FileNotFoundError, match="s3://bucket/nothing"):
+        check(["s3://bucket/nothing"])
+
+
+def test_a_check_that_gets_no_answer_is_no_verdict(s3: S3Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, data in contents(folder).items():
+        s3.client().put_object(Bucket="bucket", Key=f"cut_off/{name}", Body=data)
+    tasks, faults = plan_checks("s3://bucket/cut_off", decode=False)
+    assert faults == []
+    monkeypatch.setattr(remote, "PATIENCE", 0.5)
+    s3.cut()
+    try:
+        with pytest.raises(ConnectionError, match="s3://bucket/cut_off"):
+            check_shard(tasks[0])
+    finally:
+        s3.answer()
+
+
+def found(path: str) -> list[Fault]:
+    """All faults of a set."""
+    tasks, faults = plan_checks(path, decode=True)
+    return faults + [fault for task in tasks for fault in check_shard(task).faults]
 
 
 def test_another_set_is_not_written_over(s3: S3Server, folder: Path) -> None:

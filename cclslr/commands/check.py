@@ -30,6 +30,7 @@ EXAMPLES = """\
 examples:
   cclslr check shards/demo
   cclslr check shards/wlasl300 --decode --workers 8
+  cclslr check s3://bucket/wlasl300 --workers 8        every byte is fetched
   cclslr check --leaks shards/wlasl2000 shards/msasl1000 --out leaks.csv
 
 The exit code is 3 where anything is wrong.
@@ -39,7 +40,7 @@ SHOWN = 50  # faults printed
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser(__name__, __doc__, EXAMPLES)
-    parser.add_argument("shards", nargs="+", metavar="DIR", help="folder of the packed data set; several with --leaks")
+    parser.add_argument("shards", nargs="+", metavar="DIR|URL", help="a packed data set; several with --leaks")
     parser.add_argument("--leaks", action="store_true", help="look for the same take in two splits")
     parser.add_argument("--out", metavar="FILE", help="with --leaks: write all of them as CSV")
     parser.add_argument("--decode", action="store_true", help="decode every clip too")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from cclslr.errors import UserError
 from cclslr.files import hold_folder
@@ -24,6 +25,7 @@ from cclslr.shards.convert import folder_columns, open_columns
 from cclslr.shards.index import INDEX_NAME, IndexBytes
 from cclslr.shards.info import DatasetInfo, ShardInfo
 from cclslr.shards.remote import files_at, patiently
+from cclslr.shards.store import open_file
 
 
 class Place(Protocol):
@@ -50,6 +52,10 @@ class Place(Protocol):
         Raises:
             FileNotFoundError: there is none.
         """
+        ...
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file, to be read part by part; raises as `read`."""
         ...
 
     def sizes(self) -> dict[str, int]:
@@ -108,6 +114,10 @@ class FolderPlace:
     def read(self, name: str) -> bytes:
         """See `Place`."""
         return (self.folder / name).read_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        """See `Place`; no pipe and no terminal."""
+        return os.fdopen(open_file(self.folder / name), "rb")
 
     def sizes(self) -> dict[str, int]:
         """See `Place`."""
@@ -193,6 +203,10 @@ class UrlPlace:
         """See `Place`."""
         data: bytes = patiently(f"{self.name}/{name}", lambda: self._files.cat_file(f"{self._root}/{name}"))
         return data
+
+    def open(self, name: str) -> IO[bytes]:
+        """See `Place`; all of it is fetched."""
+        return io.BytesIO(self.read(name))
 
     def sizes(self) -> dict[str, int]:
         """See `Place`."""

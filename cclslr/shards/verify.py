@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
 import zlib
 from dataclasses import dataclass, field
@@ -14,15 +13,17 @@ from typing import Any, cast
 import numpy as np
 
 from cclslr.codecs import Codec, codec_named
+from cclslr.shards.cache import CACHE_DIR, NodeCache
 from cclslr.shards.columns import Columns
-from cclslr.shards.convert import folder_columns
+from cclslr.shards.convert import open_columns
 from cclslr.shards.done import PARTS_NAME
 from cclslr.shards.format import SPLITS, BadClip, IndexRow, part_of, scaled, side_of, smaller_name
-from cclslr.shards.index import INDEX_NAME, IndexFile, tables
-from cclslr.shards.info import INFO_NAME, DatasetInfo, load_info
+from cclslr.shards.index import tables
+from cclslr.shards.info import INFO_NAME, DatasetInfo
 from cclslr.shards.pack import content_hash
+from cclslr.shards.place import place_of
 from cclslr.shards.reader import decode_masks, decode_pose
-from cclslr.shards.store import open_file
+from cclslr.shards.store import open_store
 from cclslr.shards.writer import stock_index
 
 
@@ -39,7 +40,7 @@ class Fault:
 class CheckTask:
     """One shard to check."""
 
-    folder: str
+    place: str  # folder or URL of the data set
     name: str
     sha256: str
     bytes: int
@@ -64,21 +65,23 @@ class ShardCheck:
     faults: list[Fault] = field(default_factory=list)
 
 
-def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list[Fault]]:
-    """What is to be checked shard by shard, and the faults of the data set as a whole.
+def plan_checks(path: str | Path, decode: bool) -> tuple[list[CheckTask], list[Fault]]:
+    """What is to be checked shard by shard, and the faults of the data set in a folder or at a URL as a whole.
 
     Raises:
-        FileNotFoundError: the folder holds no packed data set.
+        FileNotFoundError: there is no packed data set.
         UserError: the index or dataset.json is damaged, or of another version.
+        ConnectionError: the URL does not answer.
     """
-    folder = Path(folder).resolve()
-    info = load_info(folder)
-    with IndexFile(folder / INDEX_NAME).open() as file:
-        for _ in tables(file, str(folder / INDEX_NAME), info["index_sha256"]):
+    place = place_of(path)
+    store = open_store(place.name, NodeCache(CACHE_DIR, 0))  # of which nothing but the description is read
+    info, index = store.load_info(), store.index()
+    with index.open() as file:
+        for _ in tables(file, index.name, info["index_sha256"]):
             pass
-    columns = folder_columns(folder, info)
+    columns = open_columns(index, info, store.folder, Path(CACHE_DIR).expanduser())
     columns.verify()
-    faults = list(_faults_of_info(folder, info, columns))
+    faults = list(_faults_of_info(set(place.sizes()), info, columns))
     by_shard = dict(columns.by_shard())
     for name in by_shard.keys() - {shard["name"] for shard in info["shards"]}:
         for number in by_shard[name].tolist():
@@ -89,7 +92,7 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
     none = np.zeros(0, np.int64)
     tasks = [
         CheckTask(
-            str(folder),
+            place.name,
             shard["name"],
             shard["sha256"],
             shard["bytes"],
@@ -103,7 +106,7 @@ def plan_checks(folder: str | Path, decode: bool) -> tuple[list[CheckTask], list
     return tasks, faults
 
 
-def _faults_of_info(folder: Path, info: DatasetInfo, columns: Columns) -> list[Fault]:
+def _faults_of_info(files: set[str], info: DatasetInfo, columns: Columns) -> list[Fault]:
     faults = []
 
     def expect(value: object, expected: object, name: str) -> None:
@@ -121,8 +124,9 @@ def _faults_of_info(folder: Path, info: DatasetInfo, columns: Columns) -> list[F
         row = columns.row(number)
         faults.append(Fault(row.shard, row.key, f"label {row.label} of {len(info['classes'])} classes"))
     named = {shard["name"] for shard in info["shards"]}
-    faults += [Fault(p.name, "", f"not in {INFO_NAME}") for p in sorted(folder.glob("*.tar")) if p.name not in named]
-    if (folder / PARTS_NAME).exists():
+    tars = sorted(name for name in files if name.endswith(".tar") and "/" not in name)
+    faults += [Fault(name, "", f"not in {INFO_NAME}") for name in tars if name not in named]
+    if any(name.split("/")[0] == PARTS_NAME for name in files):
         faults.append(Fault(PARTS_NAME, "", "packing has not ended; run cclslr pack again"))
     return faults
 
@@ -145,8 +149,12 @@ def _repeated_keys(columns: Columns) -> list[int]:
 
 
 def check_shard(task: CheckTask) -> ShardCheck:
-    """Check one shard: its bytes, its structure, its stock index, each component; decode the clips if asked to."""
-    path = Path(task.folder, task.name)
+    """Check one shard: its bytes, its structure, its stock index, each component; decode the clips if asked to.
+
+    Raises:
+        ConnectionError: the URL that it is at does not answer.
+    """
+    place = place_of(task.place)
     rows = task.rows
     check = ShardCheck(task.name, len(rows), task.bytes)
 
@@ -154,7 +162,7 @@ def check_shard(task: CheckTask) -> ShardCheck:
         check.faults.append(Fault(task.name, key, what))
 
     try:
-        with os.fdopen(open_file(path), "rb") as file:
+        with place.open(task.name) as file:
             size = file.seek(0, 2)
             if size != task.bytes:
                 fault(f"{size} bytes, expected {task.bytes}")
@@ -182,10 +190,14 @@ def check_shard(task: CheckTask) -> ShardCheck:
                 if task.codec is not None:
                     for what in decode_faults(row, parts, codec_named(task.codec)):
                         fault(what, row.key)
+    except ConnectionError:
+        raise
     except OSError as error:
-        fault(f"unreadable: {error.strerror}")
+        fault(f"unreadable: {error.strerror or 'it is not there'}")
     try:
-        text = path.with_suffix(".idx").read_text()
+        text = place.read(task.name.removesuffix(".tar") + ".idx").decode()
+    except ConnectionError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         fault(f"unreadable .idx: {error}")
     else:
