@@ -1,4 +1,4 @@
-"""What `cclslr pack` says before it begins: the importer's report, and what the whole will take."""
+"""What `cclslr pack` says: the report before it begins, what the whole will take, and what came of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from rich.table import Table
 
 from cclslr.console import console, roughly
 from cclslr.datasets.base import Import
+from cclslr.errors import ExitCode
 from cclslr.shards.clip import PackOptions, pack_clip
+from cclslr.shards.describe import smaller_lines
 from cclslr.shards.format import BadClip
+from cclslr.shards.pack import PackReport
+from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
 
 NO_ESTIMATE: dict[str, int | None] = {"estimated_bytes": None, "estimated_seconds": None}
 
@@ -62,3 +66,27 @@ def human_bytes(count: float) -> str:
     power = min(len(units) - 1, max(0, len(str(int(count))) - 1) // 3)
     value = count / 1000**power
     return f"{value:.0f} {units[power]}" if power == 0 or value >= 100 else f"{value:.1f} {units[power]}"
+
+
+def show_rejected(rejected: list[Rejected]) -> None:
+    """Print why clips were rejected, with what to do."""
+    for line in in_lines(rejected):
+        console.print(line, soft_wrap=True)
+
+
+def show_smaller(result: PackReport) -> None:
+    """Print what smaller sizes cost."""
+    for line in smaller_lines(result.bytes_by_component):
+        console.print(line, soft_wrap=True)
+
+
+def show_result(result: PackReport, out: str) -> int:
+    """Print what was packed, and what was not; the exit code of the command."""
+    if result.shards_reused:
+        console.print(f"{result.shards_reused} shards were already there")
+    show_rejected(result.rejected)
+    show_smaller(result)
+    rejected = len(result.rejected)
+    reasons = f", {rejected} rejected, see {out.rstrip('/')}/{REJECTED_NAME}" if rejected else ", none rejected"
+    console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
+    return ExitCode.SOME_BAD if rejected else ExitCode.DONE

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cclslr.cli import command_parser
-from cclslr.codecs import codecs
-from cclslr.commands._pack_report import NO_ESTIMATE, estimate_cost, show_report
+from cclslr.commands._pack_arguments import add_arguments, check_arguments, pack_options
+from cclslr.commands._pack_from import from_packed
+from cclslr.commands._pack_report import NO_ESTIMATE, estimate_cost, show_rejected, show_report, show_result
 from cclslr.console import console
 from cclslr.datasets.base import Import, VideoFile, importers
 from cclslr.datasets.estimate import with_files_of
@@ -23,21 +24,17 @@ from cclslr.datasets.frames import FrameFolder
 from cclslr.datasets.repeat import as_before, command_of
 from cclslr.errors import ExitCode, UserError
 from cclslr.files import atomic_write, write_json
-from cclslr.poses.base import EstimatorOptions, backends, complete
-from cclslr.shards import reshard
+from cclslr.poses.base import EstimatorOptions, complete
 from cclslr.shards.add import add
 from cclslr.shards.clip import PackOptions
-from cclslr.shards.crop import CROPS
-from cclslr.shards.describe import smaller_lines
 from cclslr.shards.difference import check_out, compare
 from cclslr.shards.format import SPLITS, ManifestRow
 from cclslr.shards.info import equal_glosses
 from cclslr.shards.keypoint_file import PoseReading
-from cclslr.shards.layouts import LAYOUTS
 from cclslr.shards.leak_search import evidence, search_rows, shared_signers
 from cclslr.shards.pack import NothingPacked, PackReport, pack
-from cclslr.shards.place import FolderPlace, place_of
-from cclslr.shards.rejections import REJECTED_NAME, Rejected, in_lines
+from cclslr.shards.place import Place, place_of
+from cclslr.shards.rejections import Rejected
 from cclslr.shards.sources import read_sources
 
 if TYPE_CHECKING:
@@ -73,7 +70,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     by_name = {}
     for name, importer in importers().items():
         command = commands.add_parser(name, help=importer.help, description=importer.description, formatter_class=raw)
-        _add_arguments(command)
+        add_arguments(command)
         importer.add_arguments(command)
         command.set_defaults(load=importer.load, licence_note=importer.licence)
         by_name[name] = command
@@ -89,109 +86,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 _ABSENT = object()
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = PackOptions()
-    group = parser.add_argument_group("packing")
-    group.add_argument(
-        "--out", required=True, metavar="DIR", help="folder or URL of the packed data set, e.g. shards/mine"
-    )
-    group.add_argument(
-        "--codec", choices=codecs(), default=default.codec,
-        help="; ".join(f"{codec.name}: {codec.about}" for codec in codecs().values()) + f" (default {default.codec})",
-    )  # fmt: skip
-    group.add_argument(
-        "--size", type=int, default=default.size, help=f"pixels of the square, or of the short side ({default.size})"
-    )
-    _add_smaller(group)
-    group.add_argument(
-        "--crop", choices=CROPS, default=default.crop,
-        help="signer: one square a clip around the keypoints; none: the whole frame (default signer)",
-    )  # fmt: skip
-    group.add_argument("--quality", type=int, help="JPEG quality, or crf of the other codecs (default: the codec's)")
-    group.add_argument(
-        "--clips-per-shard", type=int, default=default.clips_per_shard, help=f"default {default.clips_per_shard}"
-    )
-    group.add_argument("--allow-unlabelled", action="store_true", help="clips without a label are packed, not rejected")
-    group.add_argument(
-        "--licence-note", default="", metavar="TEXT", help="kept in dataset.json and the data set's card"
-    )
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default 1)")
-    group.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
-    group.add_argument(
-        "--masks", action="store_true", help="add motion-preserving masks, by the defaults of cclslr masks"
-    )
-    group.add_argument(
-        "--mask-options", nargs="+", default=[], metavar="KEY=VALUE",
-        help="of --masks, where they differ: options of cclslr masks, e.g. method=flow threshold=absolute",
-    )  # fmt: skip
-    group.add_argument(
-        "--estimate", choices=backends(), metavar="BACKEND",
-        help=f"estimate the keypoints of clips that have none, by {' or '.join(backends())}; kept in OUT.poses",
-    )  # fmt: skip
-    group.add_argument(
-        "--layout", choices=tuple(LAYOUTS), metavar="NAME",
-        help=f"of the keypoint files, where it is not the 133: {', '.join(LAYOUTS)} (docs/keypoints.md)",
-    )  # fmt: skip
-    group.add_argument(
-        "--normalised", type=int, nargs="*", metavar="PIXELS",
-        help="keypoint files have fractions of the frame; of clips without video, of a frame of WIDTH HEIGHT",
-    )  # fmt: skip
-    group.add_argument(
-        "--drop-leaks", action="store_true",
-        help="leave out of train (or val) what is the same take as a clip of another split; decodes every clip twice",
-    )  # fmt: skip
-    group.add_argument(
-        "--add", action="store_true",
-        help="take new and mended clips into the set that is in --out, by the options that it was packed with",
-    )  # fmt: skip
-    group.add_argument(
-        "--drop-gone", action="store_true", help="of --add: clips of the set that are not found now are taken out"
-    )
-    group.add_argument("--report", metavar="FILE", help="write the report as JSON")
-    group.add_argument("--dry-run", action="store_true", help="stop after the report")
-
-
-def _add_smaller(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    parser.add_argument(
-        "--smaller", type=int, nargs="+", default=[], metavar="PIXELS",
-        help="each video in these sizes too, e.g. 128: small views are read and decoded faster (docs/throughput.md)",
-    )  # fmt: skip
-
-
-def from_packed(argv: list[str]) -> int:
-    """`cclslr pack --from`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="cclslr pack", description=reshard.__doc__, formatter_class=raw)
-    parser.add_argument("--from", dest="sources", nargs="+", required=True, metavar="SET", help="packed sets, or URLs")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder or URL of the new set")
-    per_shard = PackOptions().clips_per_shard
-    parser.add_argument("--clips-per-shard", type=int, default=per_shard, metavar="N", help=f"default {per_shard}")
-    _add_smaller(parser)
-    parser.add_argument("--prefix", action="store_true", help="put the name of its set before each key")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default 1)")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask.distributed scheduler to use instead")
-    args = parser.parse_args(argv)
-    if args.workers < 1:
-        raise UserError(f"--workers is {args.workers}; choose at least 1")
-    result = reshard.reshard(
-        args.sources,
-        args.out,
-        args.clips_per_shard,
-        smaller=args.smaller,
-        prefix=args.prefix,
-        workers=args.workers,
-        scheduler=args.scheduler,
-    )
-    if result.shards_reused:
-        console.print(f"{result.shards_reused} shards were already there")
-    show_rejected(result.rejected)
-    show_smaller(result)
-    rejected = len(result.rejected)
-    reasons = f", {rejected} rejected, see {args.out.rstrip('/')}/{REJECTED_NAME}" if rejected else ", none rejected"
-    console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
-    return ExitCode.SOME_BAD if rejected else ExitCode.DONE
-
-
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if any(word.split("=")[0] == "--from" for word in words):
@@ -199,34 +93,32 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError("--from makes a set of packed ones: cclslr pack --from OLD NEW --out BOTH")
         return from_packed(words)
     args = parse(argv)
-    if args.workers < 1:
-        raise UserError(f"--workers is {args.workers}; choose at least 1")
-    if args.mask_options and not args.masks:
-        raise UserError("--mask-options says how masks are made, so it needs --masks")
-    if args.drop_gone and not args.add:
-        raise UserError("--drop-gone says what becomes of a set's clips that are gone, so it needs --add")
-    place = place_of(args.out)
-    if not isinstance(place, FolderPlace) and (args.masks or args.estimate or args.add):
-        raise UserError(
-            "--masks, --estimate and --add work on a folder of this machine: pack into one, then cclslr pack --from "
-            f"FOLDER --out {args.out}"
-        )
+    place = check_arguments(args)
     masks = mask_settings(args.mask_options) if args.masks else None  # a wrong one is found before hours of packing
     if args.add:
         masks = continue_set(args, masks)
-    options = PackOptions(
-        codec=args.codec,
-        size=args.size,
-        crop=args.crop,
-        quality=args.quality,
-        clips_per_shard=args.clips_per_shard,
-        allow_unlabelled=args.allow_unlabelled,
-        licence_note=args.licence_note,
-        smaller=tuple(sorted(set(args.smaller), reverse=True)),
-    )
+    options = pack_options(args)
     found: Import = args.load(args)
     if args.layout is not None or args.normalised is not None:
         found.rows = read_otherwise(found.rows, args.layout, args.normalised)
+    tell_what_is_there(found, options, args, place)
+    if args.dry_run:
+        tell_what_would_be(found, options, args)
+        return ExitCode.DONE
+    result = pack_found(found, options, args)
+    if masks is not None:
+        make_masks(args.out, masks, args.workers, args.scheduler)
+    if result.without_keypoints:
+        console.print(
+            f"{result.without_keypoints:,} clips have no keypoints; training with pose refuses them (--estimate "
+            "mediapipe makes keypoints, model.modalities=[rgb] does without)",
+            style="yellow", soft_wrap=True,
+        )  # fmt: skip
+    return show_result(result, args.out)
+
+
+def tell_what_is_there(found: Import, options: PackOptions, args: argparse.Namespace, place: Place) -> None:
+    """Print the report; write what is missing and what is there twice into files beside the set."""
     estimate = NO_ESTIMATE if args.add else estimate_cost(found, options, args.workers)
     show_report(args.importer, found, estimate)
     if (told := equal_glosses(found.classes or [])) is not None:
@@ -241,22 +133,36 @@ def main(argv: list[str] | None = None) -> int:
             with place.writing(name) as folder, atomic_write(folder / name, "w") as file:
                 file.writelines(f"{line}\n" for line in lines)
             console.print(f"{what} are listed in {place.name}/{name}", soft_wrap=True)
-    refused = [Rejected("", reason, args.importer) for reason in found.report.rejected]
-    if args.dry_run:
-        show_rejected(refused)
-        if args.add:
-            rows = found.rows if args.estimate is None else with_files_of(found.rows, poses_folder(args))
-            difference = compare(args.out, rows, options, found.classes, drop_gone=args.drop_gone)
-            console.print("\n".join(difference.lines()), soft_wrap=True)
-        return 0
-    here = {row.key for row in found.rows}
+
+
+def tell_what_would_be(found: Import, options: PackOptions, args: argparse.Namespace) -> None:
+    """Print, with --dry-run, what the importer rejects and what --add would do."""
+    show_rejected(rejected_by_importer(found, args))
+    if args.add:
+        rows = found.rows if args.estimate is None else with_files_of(found.rows, poses_folder(args))
+        difference = compare(args.out, rows, options, found.classes, drop_gone=args.drop_gone)
+        console.print("\n".join(difference.lines()), soft_wrap=True)
+
+
+def rejected_by_importer(found: Import, args: argparse.Namespace) -> list[Rejected]:
+    """What does not become a clip."""
+    return [Rejected("", reason, args.importer) for reason in found.report.rejected]
+
+
+def pack_found(found: Import, options: PackOptions, args: argparse.Namespace) -> PackReport:
+    """Pack what an importer found, without leaks and with keypoints where that is asked for.
+
+    Raises:
+        UserError: there is nothing to pack.
+    """
+    refused, rows = rejected_by_importer(found, args), found.rows
+    here = {row.key for row in rows}
     if args.drop_leaks:
-        found.rows, leaks = without_leaks(found.rows, args.workers, args.scheduler)
+        rows, leaks = without_leaks(rows, args.workers, args.scheduler)
         refused += leaks
-    if not found.rows:
+    if not rows:
         show_rejected(refused)
         raise UserError("no clip to pack; see the report above")
-    rows = found.rows
     if args.estimate is not None:
         rows, failed = estimate_keypoints(rows, args)
         refused += failed
@@ -271,28 +177,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.add:
             difference = compare(args.out, rows, options, found.classes, found=here, drop_gone=args.drop_gone)
             console.print("\n".join(difference.lines()), soft_wrap=True)
-            result = add(difference, options, **common)
-        else:
-            result = pack(rows, args.out, options, classes=found.classes, **common)
+            return add(difference, options, **common)
+        return pack(rows, args.out, options, classes=found.classes, **common)
     except NothingPacked as error:
         show_rejected(error.rejected)
         raise
-    if result.shards_reused:
-        console.print(f"{result.shards_reused} shards were already there")
-    rejected = len(result.rejected)
-    if masks is not None:
-        make_masks(args.out, masks, args.workers, args.scheduler)
-    if result.without_keypoints:
-        console.print(
-            f"{result.without_keypoints:,} clips have no keypoints; training with pose refuses them (--estimate "
-            "mediapipe makes keypoints, model.modalities=[rgb] does without)",
-            style="yellow", soft_wrap=True,
-        )  # fmt: skip
-    show_rejected(result.rejected)
-    show_smaller(result)
-    reasons = f", {rejected} rejected, see {args.out.rstrip('/')}/{REJECTED_NAME}" if rejected else ", none rejected"
-    console.print(f"{result.clips:,} clips packed in {len(result.info['shards'])} shards{reasons}", soft_wrap=True)
-    return ExitCode.SOME_BAD if rejected else ExitCode.DONE
 
 
 def read_otherwise(rows: list[ManifestRow], layout: str | None, normalised: list[int] | None) -> list[ManifestRow]:
@@ -325,18 +214,6 @@ def without_leaks(
     if shared := shared_signers(search.clips):
         console.print(f"{len(shared):,} signers train and are tested or validated on", soft_wrap=True)
     return [row for number, row in enumerate(rows) if number not in dropped], list(dropped.values())
-
-
-def show_rejected(rejected: list[Rejected]) -> None:
-    """Print why clips were rejected, with what to do."""
-    for line in in_lines(rejected):
-        console.print(line, soft_wrap=True)
-
-
-def show_smaller(result: PackReport) -> None:
-    """Print what smaller sizes cost."""
-    for line in smaller_lines(result.bytes_by_component):
-        console.print(line, soft_wrap=True)
 
 
 def estimate_keypoints(rows: list[ManifestRow], args: argparse.Namespace) -> tuple[list[ManifestRow], list[Rejected]]:
