@@ -221,7 +221,7 @@ def test_a_kill_during_the_exchange_is_made_good(
     assert read_json(shards / "dataset.json")["masks"]["complete"]
     assert read_json(shards / "dataset.json")["masks"]["totals"]["clips"] == 9
     assert len(tars(shards)) == len(tars(packed))
-    assert all(rewrite._suffix(STD.recipe()) in name for name in tars(shards))
+    assert all(rewrite.suffix(STD.recipe()) in name for name in tars(shards))
     assert not (shards / ".masks").exists()
 
 
@@ -305,7 +305,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(shards: Path, tmp_path: P
         info["shards"][0]["name"] = "../victim.tar"
     else:
         part = {"old_name": "../victim.tar", "bytes": 0, "sha256": "", "index_sha256": "", "totals": {}}
-        write_json(shards / ".masks" / f"x{rewrite._suffix(STD.recipe())}.json", part)
+        write_json(shards / ".masks" / f"x{rewrite.suffix(STD.recipe())}.json", part)
     write_json(shards / "dataset.json", info)
     before = victim.read_bytes()
     with pytest.raises(UserError, match=r"'\.\./victim\.tar'"):

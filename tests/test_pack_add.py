@@ -27,7 +27,7 @@ from cclslr.datasets.repeat import OF_THE_RUN, PATHS
 from cclslr.distributed import Process
 from cclslr.errors import ExitCode, UserError
 from cclslr.files import read_json
-from cclslr.masking import rewrite
+from cclslr.masking import rewrite, shard
 from cclslr.masking.methods import MpmOptions
 from cclslr.shards.add import add
 from cclslr.shards.difference import Difference, compare, merged
@@ -246,8 +246,8 @@ def test_masks_are_made_of_new_clips_alone(tmp_path: Path, monkeypatch: pytest.M
     assert (unfinished["complete"], unfinished["recipe"]) == (False, mask.recipe())
     assert len(ShardSet([str(tmp_path / "set")]).rows.lacking("mask")) == 3
     made: list[int] = []
-    decode = rewrite._decode
-    monkeypatch.setattr(rewrite, "_decode", lambda clip, task: made.append(1) or decode(clip, task))
+    decode = shard._decode
+    monkeypatch.setattr(shard, "_decode", lambda clip, task: made.append(1) or decode(clip, task))
     rewrite.make_masks(tmp_path / "set", mask, 0, alone)
     assert len(made) == 3
     mine, wanted = contents(tmp_path / "set"), contents(tmp_path / "at once")
