@@ -27,7 +27,8 @@ from cclslr.shards.convert import convert, folder_columns, open_columns
 from cclslr.shards.format import SPLITS, Component, IndexRow
 from cclslr.shards.index import INDEX_NAME, IndexBytes, IndexFile, index_writer, read_index, table_of, write_index
 from cclslr.shards.info import DatasetInfo, load_info
-from cclslr.shards.reader import ShardSet, whole_clip
+from cclslr.shards.parts import whole_clip
+from cclslr.shards.reader import ShardSet
 from cclslr.shards.selection import Rows
 
 offsets = st.lists(st.integers(1, 2**32 - 2), max_size=5).map(lambda sizes: (0, *np.cumsum(sizes).tolist()))

@@ -21,7 +21,8 @@ from cclslr.data.plan import EvalPlan, Plan
 from cclslr.distributed import Process
 from cclslr.shards.format import BadClip, ManifestRow
 from cclslr.shards.pack import PackOptions, pack
-from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
+from cclslr.shards.parts import ClipData, encode_masks
+from cclslr.shards.reader import PARTS, ShardSet
 
 READ = ShardSet.read
 VIEWS = ViewConfig(rgb_frames=4, pose_frames=6, size=32, mask_alpha=0.5)

@@ -19,7 +19,8 @@ from cclslr.keypoints import FLIP, SELECTED, SLICES
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import ManifestRow, RawClip
 from cclslr.shards.pack import pack
-from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
+from cclslr.shards.parts import ClipData, encode_masks
+from cclslr.shards.reader import PARTS, ShardSet
 
 WIDTH, HEIGHT, RADIUS, SIZE, CLIPS = 320, 256, 9, 160, 6
 WHOLE = np.array(SELECTED)[SLICES["body"]]

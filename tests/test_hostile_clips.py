@@ -23,9 +23,10 @@ from cclslr.data.loader import Loader
 from cclslr.data.plan import Plan
 from cclslr.distributed import Process
 from cclslr.shards.clip import PackOptions, pack_clip
-from cclslr.shards.format import ManifestRow
+from cclslr.shards.format import BadClip, ManifestRow
 from cclslr.shards.pack import finish, pack
-from cclslr.shards.reader import BadClip, ShardSet, encode_masks
+from cclslr.shards.parts import encode_masks
+from cclslr.shards.reader import ShardSet
 from cclslr.shards.writer import PackedClip, open_shard
 
 CLIPS, VICTIM = 8, 3

@@ -23,7 +23,8 @@ from cclslr.distributed import Process
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import BadClip, ManifestRow
 from cclslr.shards.pack import pack
-from cclslr.shards.reader import PARTS, ClipData, ShardSet, encode_masks
+from cclslr.shards.parts import ClipData, encode_masks
+from cclslr.shards.reader import PARTS, ShardSet
 
 VIEWS = ViewConfig(rgb_frames=4, pose_frames=6, size=32, mask_alpha=0.5)
 CLIPS, BATCH, STEPS = 19, 4, 4  # 3 clips are left out of each epoch

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from cclslr.codecs import codec_named
 from cclslr.files import read_json, write_json
 from cclslr.shards import reader
-from cclslr.shards.format import MASK_SIZE, Component, IndexRow, ManifestRow, RawClip
+from cclslr.shards.format import MASK_SIZE, BadClip, Component, IndexRow, ManifestRow, RawClip
 from cclslr.shards.index import read_index, write_index
 from cclslr.shards.pack import PackOptions, finish, pack
-from cclslr.shards.reader import BadClip, ShardSet, decode_masks, decode_pose, encode_masks
+from cclslr.shards.parts import decode_masks, decode_pose, encode_masks
+from cclslr.shards.reader import ShardSet
 from cclslr.shards.writer import PackedClip, open_shard
 
 

@@ -24,7 +24,8 @@ from cclslr.shards import remote
 from cclslr.shards.cache import DamagedObject, NodeCache
 from cclslr.shards.format import BadClip, ManifestRow, RawClip
 from cclslr.shards.pack import PackOptions, pack
-from cclslr.shards.reader import ClipData, ShardSet
+from cclslr.shards.parts import ClipData
+from cclslr.shards.reader import ShardSet
 
 NEVER = threading.Event()
 

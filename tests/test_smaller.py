@@ -38,7 +38,8 @@ from cclslr.shards.format import ManifestRow, RawClip, part_of, scaled, side_of
 from cclslr.shards.index import INDEX_NAME, write_index
 from cclslr.shards.info import INFO_NAME, load_info
 from cclslr.shards.pack import PackOptions, finish, pack
-from cclslr.shards.reader import ShardSet, encode_masks
+from cclslr.shards.parts import ClipData, encode_masks
+from cclslr.shards.reader import ShardSet
 from cclslr.shards.reshard import reshard
 from cclslr.shards.verify import check_shard, plan_checks
 from cclslr.shards.writer import PackedClip, ShardFile, open_shard
@@ -278,7 +279,7 @@ def masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def with_masks(
         self: ShardSet, clip_id: int, parts: tuple[str, ...] = reader.PARTS, least: float = math.inf
-    ) -> reader.ClipData:
+    ) -> ClipData:
         clip = read(self, clip_id, parts, least)
         clip.mask_png = encode_masks(checker_masks(np.empty(clip.row.num_frames), None)) if "mask" in parts else None
         return clip

@@ -16,7 +16,8 @@ from cclslr.files import read_json
 from cclslr.shards.clip import PackOptions
 from cclslr.shards.format import ManifestRow
 from cclslr.shards.pack import pack
-from cclslr.shards.reader import ShardSet, encode_masks
+from cclslr.shards.parts import encode_masks
+from cclslr.shards.reader import ShardSet
 from cclslr.shards.writer import PackedClip
 
 WAY = Way("jpeg", "numba", "auto")

@@ -12,7 +12,8 @@ from torch import Tensor
 from cclslr.codecs import Codec
 from cclslr.data.batch import ViewParams
 from cclslr.errors import BadClip, UserError
-from cclslr.shards.reader import ClipData, ShardSet
+from cclslr.shards.parts import ClipData
+from cclslr.shards.reader import ShardSet
 
 
 @dataclass(frozen=True)

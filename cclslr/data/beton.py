@@ -25,7 +25,8 @@ from cclslr.codecs import Codec
 from cclslr.codecs.jpeg import JPEG
 from cclslr.errors import BadClip, UserError
 from cclslr.shards.format import IndexRow, side_of
-from cclslr.shards.reader import PARTS, ClipData, ShardSet, whole_clip
+from cclslr.shards.parts import ClipData, whole_clip
+from cclslr.shards.reader import PARTS, ShardSet
 from cclslr.shards.verify import Fault
 
 BETON_NAME = "dataset.beton"

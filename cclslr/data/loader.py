@@ -37,7 +37,8 @@ from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.schedule import ByEpoch
 from cclslr.shards.format import BadClip
-from cclslr.shards.reader import ClipData, ShardSet
+from cclslr.shards.parts import ClipData
+from cclslr.shards.reader import ShardSet
 
 _MAX_ATTEMPTS = 100
 

@@ -18,7 +18,8 @@ from cclslr.data.views import draw_views, to_view
 from cclslr.files import atomic_write
 from cclslr.keypoints import CONFIDENT, EDGES, LEFT_WRIST, NOSE, RIGHT_WRIST, SLICES, select
 from cclslr.shards.format import BadClip
-from cclslr.shards.reader import ClipData, ShardSet
+from cclslr.shards.parts import ClipData
+from cclslr.shards.reader import ShardSet
 
 COLOURS = {
     "body": (255, 190, 40),

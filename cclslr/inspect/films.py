@@ -19,7 +19,8 @@ from cclslr.keypoints import CONFIDENT, EDGES, SLICES, select
 from cclslr.masking.flow import Flow
 from cclslr.masking.methods import MpmOptions, methods
 from cclslr.masking.mpm import motion_videos, resize
-from cclslr.shards.reader import ClipData, ShardSet
+from cclslr.shards.parts import ClipData
+from cclslr.shards.reader import ShardSet
 
 HEIGHT = 112  # pixels of a film
 

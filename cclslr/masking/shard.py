@@ -23,7 +23,7 @@ from cclslr.masking.methods import MpmReport
 from cclslr.masking.settings import MaskSettings, MaskTotals
 from cclslr.shards.format import MASK_SIZE, BadClip, IndexRow
 from cclslr.shards.index import index_writer, rows_of
-from cclslr.shards.reader import encode_masks
+from cclslr.shards.parts import encode_masks
 from cclslr.shards.writer import PackedClip, open_shard
 
 PARTS_NAME = ".masks"  # finished shards that the index does not yet know

@@ -21,8 +21,8 @@ from cclslr.shards.format import SPLITS, BadClip, IndexRow, part_of, scaled, sid
 from cclslr.shards.index import tables
 from cclslr.shards.info import INFO_NAME, DatasetInfo
 from cclslr.shards.pack import content_hash
+from cclslr.shards.parts import decode_masks, decode_pose
 from cclslr.shards.place import place_of
-from cclslr.shards.reader import decode_masks, decode_pose
 from cclslr.shards.store import open_store
 from cclslr.shards.writer import stock_index
 

@@ -40,7 +40,8 @@ from cclslr.data.views import draw_views
 from cclslr.environment import describe
 from cclslr.errors import UserError
 from cclslr.files import write_json
-from cclslr.shards.reader import ClipData, ShardSet
+from cclslr.shards.parts import ClipData
+from cclslr.shards.reader import ShardSet
 
 EXAMPLES = """examples:
   cclslr bench stages shards/wlasl300 --clips 32
