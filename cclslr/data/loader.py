@@ -8,7 +8,6 @@ asked for and being taken, which bounds memory whatever the speeds.
 from __future__ import annotations
 
 import itertools
-import math
 import queue
 import threading
 import time
@@ -22,25 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cclslr.codecs import Codec
 from cclslr.config import DataConfig, ViewConfig
 from cclslr.data.backend import BadVideo, RgbBackend, encoded_clip
 from cclslr.data.backends import backends
 from cclslr.data.batch import Batch, ViewParams, to_device
-from cclslr.data.draw import Purpose, hash_words
+from cclslr.data.good_clips import GoodClips
 from cclslr.data.placement import backend_name, check_sizes, decodes_on, make_backend
 from cclslr.data.plan import BatchPlan, Slots
 from cclslr.data.pose import pose_views
 from cclslr.data.quarantine import Quarantine
-from cclslr.data.views import draw_views, eval_views, in_frames, least_side
+from cclslr.data.views import draw_views, eval_views, in_frames
 from cclslr.distributed import Process
-from cclslr.errors import UserError
 from cclslr.schedule import ByEpoch
 from cclslr.shards.format import BadClip
 from cclslr.shards.parts import ClipData
 from cclslr.shards.reader import ShardSet
-
-_MAX_ATTEMPTS = 100
 
 
 @dataclass
@@ -100,21 +95,11 @@ class Loader:
         self.modalities, self.seed, self.augment = modalities, seed, augment
         self.waited = {"fetch": 0.0, "decode": 0.0, "copy": 0.0}
         self.quarantine = Quarantine(cfg.max_bad_share)
-        _require(shards, modalities)
-        self.codec = _codec(shards) if "rgb" in modalities else None
+        self._clips = GoodClips(shards, plan, self.views, modalities, seed, augment, self.quarantine)
+        self.codec = self._clips.codec
         if self.codec is not None:
             self.sizes = [of_phase.size for of_phase in self.views.all]
             check_sizes(cfg, self.sizes)
-        masked = any(of_phase.mask_alpha > 0 for of_phase in self.views.all)
-        self._parts = tuple(
-            part
-            for part, wanted in (
-                ("video", "rgb" in modalities),
-                ("mask", "rgb" in modalities and augment and masked),
-                ("pose", "pose" in modalities),
-            )
-            if wanted
-        )
         self._conductor: threading.Thread | None = None
         self._copies = torch.cuda.Stream(process.device) if process.device.type == "cuda" else None
 
@@ -179,7 +164,7 @@ class Loader:
 
     def smaller(self, epoch: int) -> str:
         """The smaller sizes of frames, in pixels of the short side, that views are made from; empty: the full ones."""
-        return ", ".join(map(str, self.shards.smaller(self._least(epoch)))) if self.codec is not None else ""
+        return ", ".join(map(str, self._clips.smaller(epoch)))
 
     def batch_hashes(self, batch: Batch) -> list[int]:
         """CRC-32 of each clip of a batch: its id and the bytes of its views, the same at any number of ranks."""
@@ -203,33 +188,10 @@ class Loader:
         epoch, step = self.plan.place(step)
         slots = self.plan.rank_batch(epoch, step, self.process.rank, self.process.world)
         reading = [
-            self._readers.submit(self._read, epoch, int(clip_id), int(key))
+            self._readers.submit(self._clips.read, epoch, int(clip_id), int(key))
             for clip_id, key in zip(slots.clip_ids_B, slots.keys_B, strict=True)
         ]
         self._issued.put(_Job(epoch, slots, reading))
-
-    def _read(self, epoch: int, clip_id: int, key: int) -> tuple[int, ClipData] | None:
-        """A clip or, in training, its first good substitute; None if it is bad in evaluation.
-
-        Which clip stands in depends on the seed, the epoch and the clip alone, not on what was found bad earlier.
-        """
-        for attempt in range(_MAX_ATTEMPTS):
-            if clip_id not in self.quarantine.reasons:
-                try:
-                    clip = self.shards.read(clip_id, self._parts, self._least(epoch))
-                    self.quarantine.passed()
-                    return clip_id, clip
-                except BadClip as error:
-                    self.quarantine.add(clip_id, str(error))
-            if not self.augment:
-                return None
-            lot = int(hash_words(self.seed, Purpose.SUBSTITUTE, epoch, key, attempt))
-            clip_id = int(self.plan.clip_ids[lot % len(self.plan.clip_ids)])
-        raise UserError(f"no good clip found in {_MAX_ATTEMPTS} attempts; check the shards with cclslr check")
-
-    def _least(self, epoch: int) -> float:
-        """Pixels on the short side of a frame that the views of an epoch are made from, at least."""
-        return least_side(self.views.at(epoch)) if self.augment else math.inf
 
     # Conducting
 
@@ -366,7 +328,7 @@ class Loader:
             self.quarantine.add(job.clip_ids[b], reason)
         keys = job.slots.keys_B if self.augment else job.clip_ids
         read = [
-            self._read(job.epoch, clip_id, int(key)) if b in reasons else (clip_id, clip)
+            self._clips.read(job.epoch, clip_id, int(key)) if b in reasons else (clip_id, clip)
             for b, (clip_id, clip, key) in enumerate(zip(job.clip_ids, job.clips, keys, strict=True))
         ]
         job.clip_ids = [clip_id for clip_id, _ in (r for r in read if r is not None)]
@@ -376,25 +338,3 @@ class Loader:
 def _sizes(clips: Sequence[ClipData]) -> np.ndarray:
     """(B, 2): width and height of the packed frames of each clip, whichever size of them was read."""
     return np.array([(clip.row.width, clip.row.height) for clip in clips])
-
-
-_REMEDIES = {
-    "rgb": "are poses alone: pack them with their videos, or set model.modalities=[pose]",
-    "pose": "have no pose: estimate keypoints with cclslr poses and pack again, or set model.modalities=[rgb]",
-}
-
-
-def _require(shards: ShardSet, modalities: Sequence[str]) -> None:
-    """Refuse clips that lack what is to be made of them: left out later, they would shift the clips of a batch."""
-    for modality, part in (("rgb", "video"), ("pose", "pose")):
-        lacking = shards.rows.lacking(part) if modality in modalities else ()
-        if len(lacking):
-            named = ", ".join(shards.rows[i].key for i in lacking[:5]) + (", …" if len(lacking) > 5 else "")
-            raise UserError(f"{len(lacking)} of {len(shards)} clips ({named}) {_REMEDIES[modality]}")
-
-
-def _codec(shards: ShardSet) -> Codec:
-    codecs = {str(info["codec"]) for info in shards.infos}
-    if len(codecs) != 1:
-        raise UserError(f"the shards mix codecs ({', '.join(sorted(codecs))}); pack them with the same --codec")
-    return shards.codec(0)
