@@ -46,7 +46,8 @@ def draw(spec: PlotSpec, results: Iterable[Result]) -> Figure:
     if spec.kind == "bars":
         axes.set_xticks(range(len(places)), [spec.names.get(x, x) for x in places], parse_math=False)
         if sum(map(len, places)) > 60:
-            axes.tick_params("x", rotation=30)
+            for label in axes.get_xticklabels():  # each ends below its bars
+                label.set(rotation=30, ha="right", rotation_mode="anchor")
     else:
         axes.set_xlabel(spec.names.get(spec.x, spec.x), parse_math=False)
     axes.set_ylabel(spec.label, parse_math=False)
