@@ -145,6 +145,8 @@ def test_checking_finds_there_what_it_finds_in_a_folder(s3: S3Server, folder: Pa
     here, there = (found(path) for path in (str(tmp_path / "set"), "s3://bucket/checked"))
     assert {(fault.shard, fault.key) for fault in here} == {(fault.shard, fault.key) for fault in there}
     assert {first, "shard-00004.tar", "more.tar"} == {fault.shard for fault in there}
+    (tmp_path / "set/.parts").mkdir()  # packing has begun anew, and no shard is done yet
+    assert {fault.shard for fault in found(str(tmp_path / "set"))} == {fault.shard for fault in here} | {".parts"}
     pack(rows(), "s3://bucket/good", OPTIONS, workers=0)
     assert check(["s3://bucket/good", "--decode"]) == 0
     s3.client().delete_object(Bucket="bucket", Key="good/shard-00003.tar")

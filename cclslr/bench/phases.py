@@ -16,6 +16,7 @@ from cclslr.console import roughly
 from cclslr.data.views import least_side
 from cclslr.models.flops import flops_per_clip
 from cclslr.schedule import Phase, Timeline, batch_by_epoch, phases
+from cclslr.shards.format import serving
 
 PLAIN = ViewConfig()  # the views that `Work` speaks of: the paper's
 # Of the CPU's time for a clip, by where decoding and augmentation happen: reading, decoding, augmenting. An assumption,
@@ -41,7 +42,7 @@ class Decoding:
 
     def scale(self, views: ViewConfig) -> float:
         """How much smaller than the full size the one is that serves `views`, along a side."""
-        return min((side for side in self.smaller if side >= least_side(views)), default=FULL_SIDE) / FULL_SIDE
+        return (serving(self.smaller, least_side(views)) or FULL_SIDE) / FULL_SIDE
 
 
 @dataclass(frozen=True)

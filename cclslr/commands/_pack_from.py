@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cclslr.commands._pack_arguments import add_smaller, add_workers, check_workers
-from cclslr.commands._pack_report import show_result
+from cclslr.commands._pack_report import show_result, show_reused
 from cclslr.shards import reshard
 from cclslr.shards.clip import PackOptions
 
@@ -32,4 +32,5 @@ def from_packed(argv: list[str]) -> int:
         workers=args.workers,
         scheduler=args.scheduler,
     )
+    show_reused(result)
     return show_result(result, args.out)

@@ -80,10 +80,14 @@ def show_smaller(result: PackReport) -> None:
         console.print(line, soft_wrap=True)
 
 
-def show_result(result: PackReport, out: str) -> int:
-    """Print what was packed, and what was not; the exit code of the command."""
+def show_reused(result: PackReport) -> None:
+    """Print how much of it was there before."""
     if result.shards_reused:
         console.print(f"{result.shards_reused} shards were already there")
+
+
+def show_result(result: PackReport, out: str) -> int:
+    """Print what was packed, and what was not; the exit code of the command."""
     show_rejected(result.rejected)
     show_smaller(result)
     rejected = len(result.rejected)

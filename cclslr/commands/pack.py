@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from cclslr.cli import command_parser
 from cclslr.commands._pack_arguments import add_arguments, check_arguments, pack_options
 from cclslr.commands._pack_from import from_packed
-from cclslr.commands._pack_report import NO_ESTIMATE, estimate_cost, show_rejected, show_report, show_result
+from cclslr.commands._pack_report import (
+    NO_ESTIMATE,
+    estimate_cost,
+    show_rejected,
+    show_report,
+    show_result,
+    show_reused,
+)
 from cclslr.console import console
 from cclslr.datasets.base import Import, VideoFile, importers
 from cclslr.datasets.estimate import with_files_of
@@ -106,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         tell_what_would_be(found, options, args)
         return ExitCode.DONE
     result = pack_found(found, options, args)
+    show_reused(result)
     if masks is not None:
         make_masks(args.out, masks, args.workers, args.scheduler)
     if result.without_keypoints:

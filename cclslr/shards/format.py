@@ -108,8 +108,16 @@ class IndexRow:
 
     def video(self, least: float = math.inf) -> str | None:
         """The component with the smallest frames that have `least` pixels on their short side; else the full ones."""
-        fit = {side: name for name in self.components if (side := side_of(name)) is not None and side >= least}
-        return fit[min(fit)] if fit else next((name for name in self.components if part_of(name) == "video"), None)
+        sides = {side: name for name in self.components if (side := side_of(name)) is not None}
+        side = serving(sides, least)
+        if side is not None:
+            return sides[side]
+        return next((name for name in self.components if part_of(name) == "video"), None)
+
+
+def serving(sides: Iterable[int], least: float) -> int | None:
+    """The smallest of these sizes of a clip that has `least` pixels on its short side; None: the full one serves."""
+    return min((side for side in sides if side >= least), default=None)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from cclslr.codecs import Codec, codec_named
 from cclslr.errors import UserError
 from cclslr.shards.cache import CACHE_DIR, CACHE_GB, NodeCache
 from cclslr.shards.convert import open_columns
-from cclslr.shards.format import BadClip, Component, IndexRow, part_of, side_of
+from cclslr.shards.format import BadClip, Component, IndexRow, part_of, serving, side_of
 from cclslr.shards.info import DatasetInfo
 from cclslr.shards.parts import ClipData, whole_clip
 from cclslr.shards.selection import Rows
@@ -94,8 +94,7 @@ class ShardSet:
 
     def smaller(self, least: float) -> list[int]:
         """The sizes that `read` takes instead of the full one, in pixels of the short side; of some data sets none."""
-        served = [[side for side in info.get("smaller", []) if side >= least] for info in self.infos]
-        return sorted({min(sides) for sides in served if sides})
+        return sorted({side for info in self.infos if (side := serving(info.get("smaller", []), least)) is not None})
 
     def path(self, clip_id: int) -> Path:
         """The tar that holds a clip; for messages, and for local data sets to be opened."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tarfile
 import zlib
 from dataclasses import dataclass, field
@@ -81,7 +82,8 @@ def plan_checks(path: str | Path, decode: bool) -> tuple[list[CheckTask], list[F
             pass
     columns = open_columns(index, info, store.folder, Path(CACHE_DIR).expanduser())
     columns.verify()
-    faults = list(_faults_of_info(set(place.sizes()), info, columns))
+    names = os.listdir(store.folder) if store.folder is not None else {name.split("/")[0] for name in place.sizes()}
+    faults = list(_faults_of_info(set(names), info, columns))
     by_shard = dict(columns.by_shard())
     for name in by_shard.keys() - {shard["name"] for shard in info["shards"]}:
         for number in by_shard[name].tolist():
@@ -106,7 +108,7 @@ def plan_checks(path: str | Path, decode: bool) -> tuple[list[CheckTask], list[F
     return tasks, faults
 
 
-def _faults_of_info(files: set[str], info: DatasetInfo, columns: Columns) -> list[Fault]:
+def _faults_of_info(names: set[str], info: DatasetInfo, columns: Columns) -> list[Fault]:
     faults = []
 
     def expect(value: object, expected: object, name: str) -> None:
@@ -124,9 +126,9 @@ def _faults_of_info(files: set[str], info: DatasetInfo, columns: Columns) -> lis
         row = columns.row(number)
         faults.append(Fault(row.shard, row.key, f"label {row.label} of {len(info['classes'])} classes"))
     named = {shard["name"] for shard in info["shards"]}
-    tars = sorted(name for name in files if name.endswith(".tar") and "/" not in name)
+    tars = sorted(name for name in names if name.endswith(".tar"))
     faults += [Fault(name, "", f"not in {INFO_NAME}") for name in tars if name not in named]
-    if any(name.split("/")[0] == PARTS_NAME for name in files):
+    if PARTS_NAME in names:
         faults.append(Fault(PARTS_NAME, "", "packing has not ended; run cclslr pack again"))
     return faults
 
