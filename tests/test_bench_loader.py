@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_runs import ROOT, tiny_shards
 
-from cclslr.bench import peers
+from cclslr.bench import peer_views
 from cclslr.bench.jobs import Jobs, Setup
 from cclslr.bench.pretrain import open_loader
 from cclslr.config import PretrainConfig, load_config
@@ -77,7 +77,7 @@ def test_peers_make_the_views_that_ours_makes(codec, tmp_path):
     for b in range(2):
         job = jobs[b]
         assert job.clip_id == ours.clip_ids_B[b]
-        decode = peers.decode_pillow if codec == "jpeg" else peers.decode_pyav
-        theirs = peers.torch_views(decode(jobs.read(job), job), job, cfg.views.size)
+        decode = peer_views.usual_decoder(job.codec)
+        theirs = peer_views.torch_views(decode(jobs.read(job), job), job, cfg.views.size)
         difference = theirs.float() - ours.rgb_VBTHWC[:, b].float()
         assert difference.abs().mean() < 6  # their crops are whole pixels

@@ -7,9 +7,7 @@ function of a `Setup` that yields the number of clips of each batch. Imported by
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,91 +15,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cclslr.bench.jobs import Job, Jobs, Setup
-from cclslr.bench.process import drop_from_cache
-from cclslr.codecs import Codec
+from cclslr.bench.peer_stores import energon_loader, ffcv_loader, litdata_loader
+from cclslr.bench.peer_views import (
+    Decode,
+    decode_decord,
+    decode_pillow,
+    decode_pyav,
+    decode_torchcodec,
+    decode_torchcodec_mapped,
+    open_video,
+    torch_views,
+    usual_decoder,
+)
 
 if TYPE_CHECKING:
     import spdl.io
-
-_FFCV_CLIPS = 2048  # in one of FFCV's epochs, whose order is fixed beforehand
-
-
-def torch_view(frames_THWC: torch.Tensor, job: Job, v: int, size: int) -> torch.Tensor:
-    """Crop, resize, flip and colour in torch: (T, size, size, 3) uint8.
-
-    The resize takes channels-last uint8, as torchvision advises; a convolution was the fastest way to colour.
-    """
-    x0, y0, x1, y1 = job.crop(v)
-    x_TCHW = frames_THWC[:, y0:y1, x0:x1].permute(0, 3, 1, 2)
-    x_TCHW = F.interpolate(x_TCHW, (size, size), mode="bilinear", align_corners=False)
-    if job.params.flip_VB[v, job.b]:
-        x_TCHW = x_TCHW.flip(3)
-    matrix = torch.from_numpy(job.params.colour_VB34[v, job.b])
-    x_TCHW = F.conv2d(x_TCHW.float(), matrix[:, :3, None, None], matrix[:, 3])
-    return x_TCHW.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
-
-
-def torch_views(frames_THWC: torch.Tensor, job: Job, size: int) -> torch.Tensor:
-    """(2, T, size, size, 3) uint8 from the frames that are wanted."""
-    return torch.stack([torch_view(frames_THWC[job.positions_VT[v]], job, v, size) for v in range(2)])
-
-
-# Decoders: the wanted frames of a clip as RGB, uint8 (T, H, W, 3).
-
-
-def _open_video(data: bytes, codec: Codec) -> av.container.InputContainer:
-    container = av.open(io.BytesIO(data), "r", format="mjpeg" if codec.alone else None)
-    container.streams.video[0].codec_context.thread_count = 1  # clips are decoded side by side instead
-    return container
-
-
-def decode_pyav(data: bytes, job: Job) -> torch.Tensor:
-    """libavcodec through PyAV, up to the last wanted frame; only wanted frames become RGB."""
-    wanted = job.wanted
-    with _open_video(data, job.codec) as container:
-        shown = itertools.islice(container.decode(video=0), int(wanted[-1]) + 1)
-        keep = set(wanted.tolist())
-        return torch.from_numpy(np.stack([f.to_ndarray(format="rgb24") for n, f in enumerate(shown) if n in keep]))
-
-
-def decode_pillow(data: bytes, job: Job) -> torch.Tensor:
-    """Each wanted JPEG by Pillow."""
-    return torch.from_numpy(
-        np.stack([np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in job.images(data)])
-    )
-
-
-def decode_decord(data: bytes, job: Job) -> torch.Tensor:
-    """decord2, one thread."""
-    import decord
-
-    reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
-    return torch.from_numpy(reader.get_batch(job.wanted.tolist()).asnumpy())
-
-
-def decode_torchcodec(data: bytes, job: Job) -> torch.Tensor:
-    """torchcodec, one thread, frames by number; of JPEG frames it gets the wanted ones alone."""
-    from torchcodec.decoders import VideoDecoder
-
-    wanted = job.wanted
-    if job.codec.alone:
-        data, wanted = b"".join(job.images(data)), np.arange(len(wanted))
-    decoder = VideoDecoder(data, num_ffmpeg_threads=1, dimension_order="NHWC")
-    return decoder.get_frames_at(wanted.tolist()).data
-
-
-Decode = Callable[[bytes, Job], torch.Tensor]
-
-
-# Loaders.
 
 
 class _Views(Dataset[torch.Tensor]):
@@ -129,7 +62,7 @@ def webdataset_loader(setup: Setup) -> Iterator[int]:
 
     jobs = Jobs(setup)
     clip_ids = {key: clip_id for clip_id, (key, _) in enumerate(jobs.shards.rows.texts())}
-    decode = decode_pillow if jobs.codec.alone else decode_pyav
+    decode = usual_decoder(jobs.codec)
 
     def views(sample: dict[str, bytes | str]) -> torch.Tensor:
         job = jobs.of_clip(clip_ids[str(sample["__key__"])])
@@ -205,70 +138,12 @@ def spdl_pipeline(split: bool, setup: Setup) -> Iterator[int]:
             yield len(views_BVTHWC)
 
 
-class _Frames:
-    """Every frame of every clip, for FFCV's writer."""
-
-    def __init__(self, jobs: Jobs) -> None:
-        self.jobs = jobs
-        self.first = np.cumsum([0, *jobs.shards.rows.numbers("num_frames")])
-        self._clip: tuple[int, np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        return int(self.first[-1])
-
-    def __getitem__(self, number: int) -> tuple[np.ndarray]:
-        clip_id = int(np.searchsorted(self.first, number, side="right")) - 1
-        if self._clip is None or self._clip[0] != clip_id:
-            data = self.jobs.shards.read(clip_id, ("video",)).video
-            assert data is not None
-            self._clip = clip_id, self.jobs.codec.decode(data)
-        return (self._clip[1][number - self.first[clip_id]],)
-
-
-def ffcv_loader(setup: Setup) -> Iterator[int]:
-    """FFCV's own loader over a .beton of JPEG frames: it decodes each view's frames, torch makes the views."""
-    from ffcv.fields import RGBImageField
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import ToTensor
-    from ffcv.writer import DatasetWriter
-    from numba import get_num_threads
-
-    stream, workers = Jobs(setup), min(setup.cfg.data.workers, get_num_threads())
-    frames, path = _Frames(stream), setup.scratch / "frames.beton"
-    if not path.exists():
-        writer = DatasetWriter(str(path), {"frame": RGBImageField(write_mode="jpg")}, num_workers=1)
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-            writer.from_indexed_dataset(frames, chunksize=64)
-        drop_from_cache(path)
-    jobs = list(itertools.islice(stream, _FFCV_CLIPS // stream.plan.batch_size * stream.plan.batch_size))
-    shown = [frames.first[job.clip_id] + job.params.rgb_index_VBT[:, job.b].ravel() for job in jobs]
-    loader = Loader(
-        str(path),
-        batch_size=stream.plan.batch_size * 2 * setup.cfg.views.rgb_frames,
-        num_workers=workers,
-        order=OrderOption.SEQUENTIAL,  # of the indices
-        indices=np.concatenate(shown),
-        pipelines={"frame": [SimpleRGBImageDecoder(), ToTensor()]},
-        os_cache=True,
-    )
-    torch.set_num_threads(workers)
-    size = setup.cfg.views.size
-    while True:
-        waiting = iter(jobs)
-        for (frames_NHWC,) in loader:
-            clips = frames_NHWC.unflatten(0, (stream.plan.batch_size, 2, -1))
-            views = [torch_view(clip[v], job, v, size) for clip, job in zip(clips, waiting) for v in range(2)]
-            torch.stack(views)
-            yield len(clips)
-
-
 def bare_decoder(setup: Setup) -> Iterator[int]:
     """No loader at all: libavcodec decodes every frame in threads and drops it. The line nobody decoding can pass."""
     jobs = Jobs(setup)
 
     def decode(job: Job) -> None:
-        with _open_video(jobs.read(job), job.codec) as container:
+        with open_video(jobs.read(job), job.codec) as container:
             for _ in container.decode(video=0):
                 pass
 
@@ -286,7 +161,10 @@ PEERS: dict[str, Callable[[Setup], Iterator[int]]] = {
     "dataloader-pillow": functools.partial(data_loader, decode_pillow),
     "dataloader-decord2": functools.partial(data_loader, decode_decord),
     "dataloader-torchcodec": functools.partial(data_loader, decode_torchcodec),
+    "dataloader-torchcodec-mapped": functools.partial(data_loader, decode_torchcodec_mapped),
     "webdataset": webdataset_loader,
+    "litdata": litdata_loader,
+    "energon": energon_loader,
     "spdl-ffmpeg": functools.partial(spdl_pipeline, False),
     "spdl-ffmpeg-split": functools.partial(spdl_pipeline, True),
     "ffcv": ffcv_loader,

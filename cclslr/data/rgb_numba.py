@@ -1,7 +1,8 @@
 """RGB views on the CPU: libavcodec or libjpeg-turbo to YUV planes, one fused numba kernel from there to the batch.
 
 A clip is one task of a thread pool. Each frame is decoded once, goes into the views that want it while it is in the
-cache, and is written where it belongs in the batch; frames after the last that is wanted are not decoded.
+cache, and is written where it belongs in the batch; frames after the last that is wanted are not decoded. Of JPEG a
+clip is one compiled call.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor
 
 from cclslr.buffers import Buffers
+from cclslr.codecs.jpeg import Jpeg
 from cclslr.data import yuv
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
-from cclslr.data.planes import decode_planes
+from cclslr.data.jpeg import header_size
+from cclslr.data.planes import decode_planes, empty_planes
+from cclslr.data.turbojpeg import SAMPLING_420, turbojpeg
 from cclslr.errors import UserError
 from cclslr.shards.format import BadClip
 
@@ -105,22 +109,36 @@ def render_clip(clip: EncodedClip, params: ViewParams, b: int, rgb_VBTHWC: np.nd
     tables = yuv.view_tables(params.crop_VB4[:, b], params.flip_VB[:, b], clip.width, clip.height, size)
     masked_V = params.masked_VB[:, b] if clip.masks_THW is not None else np.zeros(len(index_VT), bool)
     masks_THW = clip.masks_THW if masked_V.any() and clip.masks_THW is not None else _NO_MASKS
-    matrix_V34 = None
-    for frame in decode_planes(clip, np.unique(index_VT)):
-        if matrix_V34 is None:
-            to_rgb = yuv.yuv_to_rgb(frame.full_range, frame.bt709)
-            matrix_V34 = yuv.compose(params.colour_VB34[:, b], to_rgb)
-        yuv.render_frame(
-            frame.y_HW,
-            frame.u_HW,
-            frame.v_HW,
-            frame.number,
-            index_VT,
-            *tables,
-            matrix_V34,
-            masked_V,
-            masks_THW,
-            clip.width,
-            clip.codec.triangle,
-            rgb_VBTHWC[:, b],
-        )
+
+    def views(full_range: bool, bt709: bool) -> yuv.ClipViews:
+        matrix_V34 = yuv.compose(params.colour_VB34[:, b], yuv.yuv_to_rgb(full_range, bt709))
+        where = rgb_VBTHWC[:, b]
+        return yuv.ClipViews(index_VT, tables, matrix_V34, masked_V, masks_THW, clip.width, clip.codec.triangle, where)
+
+    wanted = np.unique(index_VT)
+    if isinstance(clip.codec, Jpeg) and _render_jpegs(clip, wanted, views(full_range=True, bt709=False)):
+        return
+    into: yuv.ClipViews | None = None
+    for frame in decode_planes(clip, wanted):
+        into = into or views(frame.full_range, frame.bt709)
+        yuv.render_frame(frame.y_HW, frame.u_HW, frame.v_HW, frame.number, into)
+
+
+def _render_jpegs(clip: EncodedClip, wanted: np.ndarray, views: yuv.ClipViews) -> bool:
+    """All of a JPEG clip in one call; False if some of it is left, for the way that finds out what is wrong with it."""
+    library = turbojpeg()
+    if library is None:
+        return False
+    data_N, offsets = np.frombuffer(clip.video, np.uint8), np.array(clip.frame_offsets)
+    try:
+        first = bytes(clip.video[offsets[0] : offsets[1]])
+        size = header_size(first, clip.width, clip.height)
+        if library.sampling(first) != SAMPLING_420:
+            return False
+    except (ValueError, IndexError):
+        return False
+    planes = empty_planes(clip.width, clip.height)
+    done = yuv.render_jpegs(library.decompress, library.handle(), data_N, offsets, size, wanted, *planes, views)
+    if done < len(wanted):
+        library.give_up()
+    return done == len(wanted)

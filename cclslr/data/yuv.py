@@ -20,11 +20,12 @@ first also clamps before it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import float32, njit
 
+from cclslr.data.turbojpeg import decompress
 from cclslr.data.vectors import chroma, finish4, finish16, luma, luma_triangle, resample4, resample16
 from cclslr.shards.format import MASK_SIZE
 
@@ -34,6 +35,8 @@ _ROW = MAX_WIDTH + 16
 _UNIT = 16.0  # one grey level, in the int16 pixels between steps 1 and 4; they hold -2047..2047 levels
 _EXACT: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _OPTIONS: dict[str, Any] = {**_EXACT, "fastmath": True}
+
+ViewTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # see view_tables
 
 
 def yuv_to_rgb(full_range: bool, bt709: bool) -> np.ndarray:
@@ -78,9 +81,7 @@ def _farther(weight: float) -> int:
 
 
 @njit(**_EXACT)
-def view_tables(
-    crop_V4: np.ndarray, flip_V: np.ndarray, width: int, height: int, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def view_tables(crop_V4: np.ndarray, flip_V: np.ndarray, width: int, height: int, size: int) -> ViewTables:
     """Everything about the geometry of a clip's views that does not depend on the frame.
 
     Returns:
@@ -233,38 +234,46 @@ def render(
                 finish4(near_row + 8 * x, far_row + 8 * x, abs(weight), to + 3 * x)
 
 
+class ClipViews(NamedTuple):
+    """What the frames of a clip become, and where: all that the compiled loops want to know of its views.
+
+    Attributes:
+        index_VT: int64, the frame of the clip at each frame of a view.
+        tables: from `view_tables`.
+        matrix_V34: from `compose`.
+        masked_V: bool, masks are applied.
+        masks_THW: uint8 {0, 1}, only read where a view is masked.
+        width: of the frames without padding.
+        triangle: how chroma is interpolated, see `render`.
+        rgb_VTHWC: uint8, is overwritten.
+    """
+
+    index_VT: np.ndarray
+    tables: ViewTables
+    matrix_V34: np.ndarray
+    masked_V: np.ndarray
+    masks_THW: np.ndarray
+    width: int
+    triangle: bool
+    rgb_VTHWC: np.ndarray
+
+
 @njit(**_OPTIONS)
-def render_frame(
-    y_HW: np.ndarray,
-    u_HW: np.ndarray,
-    v_HW: np.ndarray,
-    number: int,
-    index_VT: np.ndarray,
-    rows_VS: np.ndarray,
-    row_weights_VS: np.ndarray,
-    columns_VS: np.ndarray,
-    column_weights_VS4: np.ndarray,
-    mask_VS2: np.ndarray,
-    matrix_V34: np.ndarray,
-    masked_V: np.ndarray,
-    masks_THW: np.ndarray,
-    width: int,
-    triangle: bool,
-    rgb_VTHWC: np.ndarray,
-) -> None:
-    """Frame `number` of a clip to wherever `index_VT` wants it: resampled once a view, copied where it is repeated."""
-    num_views, num_frames = index_VT.shape
-    size = rgb_VTHWC.shape[2]
+def render_frame(y_HW: np.ndarray, u_HW: np.ndarray, v_HW: np.ndarray, number: int, views: ClipViews) -> None:
+    """Frame `number` of a clip to wherever its views want it: resampled once a view, copied where it is repeated."""
+    rows_VS, row_weights_VS, columns_VS, column_weights_VS4, mask_VS2 = views.tables
+    num_views, num_frames = views.index_VT.shape
+    size = views.rgb_VTHWC.shape[2]
     for v in range(num_views):
         done = -1
         for t in range(num_frames):
-            if index_VT[v, t] != number:
+            if views.index_VT[v, t] != number:
                 continue
             if done >= 0:
-                rgb_VTHWC[v, t] = rgb_VTHWC[v, done]
+                views.rgb_VTHWC[v, t] = views.rgb_VTHWC[v, done]
                 continue
             done = t
-            out_HWC = rgb_VTHWC[v, t]
+            out_HWC = views.rgb_VTHWC[v, t]
             render(
                 y_HW,
                 u_HW,
@@ -273,13 +282,58 @@ def render_frame(
                 row_weights_VS[v],
                 columns_VS[v],
                 column_weights_VS4[v],
-                matrix_V34[v],
-                width,
-                triangle,
+                views.matrix_V34[v],
+                views.width,
+                views.triangle,
                 out_HWC,
             )
-            if masked_V[v]:
+            if views.masked_V[v]:
                 for i in range(size):
                     for x in range(size):
-                        if masks_THW[number, mask_VS2[v, i, 0], mask_VS2[v, x, 1]] == 0:
+                        if views.masks_THW[number, mask_VS2[v, i, 0], mask_VS2[v, x, 1]] == 0:
                             out_HWC[i, x, 0] = out_HWC[i, x, 1] = out_HWC[i, x, 2] = 0
+
+
+@njit(**_OPTIONS)
+def render_jpegs(
+    function: int,
+    handle: int,
+    data_N: np.ndarray,
+    offsets: np.ndarray,
+    header_size: int,
+    wanted: np.ndarray,
+    y_HW: np.ndarray,
+    u_HW: np.ndarray,
+    v_HW: np.ndarray,
+    views: ClipViews,
+) -> int:
+    """Frames of a JPEG clip, decoded and rendered in one call: threads meet at the GIL once a clip, not once a frame.
+
+    Args:
+        function: address of libjpeg-turbo's function, and of a decompressor: see `decompress`.
+        handle: likewise.
+        data_N: uint8, the JPEGs one after the other.
+        offsets: int64, the start of each, and the end.
+        header_size: bytes of the first one that all others must begin with: they say that the planes below fit.
+        wanted: numbers of the frames.
+        y_HW: uint8, scratch for the planes of a frame, as u_HW and v_HW.
+
+    Returns:
+        how many of `wanted` are done: all, or up to the first that does not decode or has another header.
+    """
+    planes = np.array([y_HW.ctypes.data, u_HW.ctypes.data, v_HW.ctypes.data])
+    strides = np.array([y_HW.shape[1], u_HW.shape[1], v_HW.shape[1]], np.int32)
+    for done, number in enumerate(wanted):
+        if number + 1 >= len(offsets):
+            return done
+        begin, end = offsets[number], offsets[number + 1]
+        if not 0 <= begin < begin + header_size < end <= len(data_N):
+            return done
+        for k in range(header_size):
+            if data_N[begin + k] != data_N[offsets[0] + k]:
+                return done
+        address, size = data_N.ctypes.data + begin, end - begin
+        if decompress(function, handle, address, size, planes.ctypes.data, strides.ctypes.data) != 0:
+            return done
+        render_frame(y_HW, u_HW, v_HW, number, views)
+    return len(wanted)
