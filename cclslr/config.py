@@ -185,6 +185,7 @@ class RunConfig:
         choices=("auto", "fp32", "bf16", "fp16"), also=("precision", "dtype", "mixed_precision"),
     )  # fmt: skip
     channels_last: bool = key(True, "3D convolutions work on channels-last memory", effect="result")
+    recompute: bool = key(False, "keep an RGB stage's input alone, make the rest again for gradients", effect="result")
     fused_momentum_update: bool = key(True, "one call updates all parameters of the key encoders", effect="result")
     fused_optimizer: bool = key(
         True, "one call updates all parameters; else every step waits for the device", effect="result"

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr import checkpoint
 from cclslr.cli import config_from_command_line
@@ -41,7 +40,7 @@ from cclslr.shards.reader import ShardSet
 from cclslr.training.backend_choice import StepOnTrial, choose
 from cclslr.training.evaluation import evaluate, score_table, write_report
 from cclslr.training.loop import Training
-from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
+from cclslr.training.optimise import Amp, arrange_memory, check_batch, compile_model, distribute, keeps_gradients, sgd
 from cclslr.training.resume import find_saved
 from cclslr.training.start import NOT_PRETRAINED, check_classes, model_of, tell_of_changes
 from cclslr.training.statistics import Statistics
@@ -88,8 +87,8 @@ def build_learner(cfg: FinetuneConfig, shards: ShardSet, source: dict[str, Any] 
     if source is not None:
         classifier.load_pretrained(source["query"])
     classifier.to(process.device)
-    if cfg.run.channels_last and "rgb" in cfg.model.modalities:
-        convert_conv3d_weight_memory_format(classifier.encoder["rgb"], torch.channels_last_3d)
+    if "rgb" in cfg.model.modalities:
+        arrange_memory(classifier.encoder["rgb"], cfg.run)
     statistics = Statistics(classifier)
     compile_model(classifier, cfg.run)
     classifier_ddp = distribute(classifier, process, cfg.run)

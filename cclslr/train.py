@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.cli import config_from_command_line
 from cclslr.config import PretrainConfig
@@ -33,7 +32,7 @@ from cclslr.schedule import batch_by_epoch, by_epoch, longest, phases
 from cclslr.shards.reader import ShardSet
 from cclslr.training.backend_choice import StepOnTrial, choose
 from cclslr.training.loop import Training
-from cclslr.training.optimise import Amp, check_batch, compile_model, distribute, keeps_gradients, sgd
+from cclslr.training.optimise import Amp, arrange_memory, check_batch, compile_model, distribute, keeps_gradients, sgd
 from cclslr.training.probe import knn_probe, mined_precision
 from cclslr.training.resume import find_saved
 from cclslr.training.statistics import Statistics
@@ -72,8 +71,8 @@ def build_learner(cfg: PretrainConfig, process: Process) -> Learner:
     """Fresh branches, the same on every rank."""
     torch.manual_seed(cfg.run.seed)
     query = Branches(cfg.model).to(process.device)
-    if cfg.run.channels_last and "rgb" in cfg.model.modalities:
-        convert_conv3d_weight_memory_format(query.branch["rgb"], torch.channels_last_3d)
+    if "rgb" in cfg.model.modalities:
+        arrange_memory(query.branch["rgb"], cfg.run)
     key = key_copy(query)
     banks = MemoryBanks(query, cfg.model, cfg.objective.bank_size).to(process.device)
     statistics = Statistics(query, key)

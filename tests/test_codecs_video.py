@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cclslr.codecs import codec_named, codecs, video
 from cclslr.codecs.boxes import Track, read_track
 from cclslr.codecs.pixels import Converter
+from cclslr.kept import Kept
 from cclslr.shards.format import BadClip
 
 CODECS = tuple(name for name, codec in codecs().items() if not codec.alone)
@@ -85,7 +86,7 @@ def test_a_new_decoder_gives_every_frame_that_is_wanted(codec: str, warm: bool) 
     for draw in range(200):
         wanted = sorted(rng.choice(23, size=rng.integers(1, 23), replace=False).tolist())
         if not warm:
-            video._kept.decoders.clear()
+            video._decoders.clear()
         frames = dict(codec_named(codec).rgb(CLIPS[codec], (), wanted))
         assert list(frames) == wanted, f"draw {draw}"
         np.testing.assert_array_equal(np.stack(list(frames.values())), EVERY_FRAME[codec][wanted])
@@ -128,12 +129,11 @@ def test_frames_are_the_same_whatever_the_thread_decoded_before(
 
 
 def test_a_few_decoders_are_kept_for_clips_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video._Kept, "MOST", 2)
-    video._kept.decoders.clear()
+    monkeypatch.setattr(video, "_decoders", Kept(most=2))
 
     def decoder_after(codec: str, size: int) -> object:
         list(codec_named(codec).planes(PREDECESSORS[codec, size]))
-        return list(video._kept.decoders.values())[-1]
+        return list(video._decoders._things.values())[-1]
 
     first = decoder_after("h264", 64)
     second = decoder_after("h264", 96)

@@ -70,10 +70,15 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig])
-def test_agrees_with_what_a_cpu_allocates(kind: type) -> None:
+def test_agrees_with_what_a_cpu_allocates(kind: type, recompute: bool) -> None:
     """The same run on shapes and on a CPU; and torch's profiler, which sees every allocation in between."""
-    cfg = load_config(kind, None, [*SMALL, *(["objective.bank_size=256"] if kind is PretrainConfig else [])])
+    cfg = load_config(
+        kind,
+        None,
+        [*SMALL, f"run.recompute={recompute}", *(["objective.bank_size=256"] if kind is PretrainConfig else [])],
+    )
     with meta_device():
         shapes = measure(cfg, META, classes=10)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -133,6 +138,8 @@ def test_the_papers_run_fits_at_its_micro_batch_and_not_at_any() -> None:
     assert load(path).optim.micro_batch == 8
     assert footprint(load(path), world=8).fits(24)
     assert not footprint(load(path, "optim.micro_batch=64")).fits(24)
+    assert footprint(load(path, "run.recompute=true"), world=8).fits(8)
+    assert not footprint(load(path), world=8).fits(8)
 
 
 def test_plan_shows_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,20 @@ def test_the_layout_of_the_weights_is_that_of_every_feature_map(channels_last):
     wanted, other = torch.channels_last_3d, torch.contiguous_format
     assert seen[0].is_contiguous(memory_format=wanted if channels_last else other)
     assert not seen[0].is_contiguous(memory_format=other if channels_last else wanted)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_stages_that_run_again_change_nothing(training):
+    """Features, gradients and BatchNorm's statistics are those of a model that keeps everything."""
+    kept = build_rgb("r3d18").train(training)
+    again = copy.deepcopy(kept)
+    again.recompute = True
+    for _ in range(2):
+        for model in (kept, again):
+            model(clip(2, frames=8, size=32)).square().sum().backward()
+    for one, other in zip(kept.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in kept.state_dict().items())
 
 
 def test_clips_do_not_see_each_other_in_evaluation():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,35 @@ def test_knn_of_two_ranks_is_that_of_their_checkpoint_on_one(shards, tmp_path):
     last = records(tmp_path)[-1]
     del last["knn_seconds"]
     assert knn_probe(query, cfg, ALONE) == {name: value for name, value in last.items() if name.startswith("knn_")}
+
+
+@pytest.mark.parametrize("program", ["cclslr.train", "cclslr.finetune"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_feature_maps_that_are_made_again_change_no_bit_of_a_run(shards, tmp_path, program, ranks):
+    states = []
+    for recompute in ("false", "true"):
+        folder = tmp_path / recompute
+        arguments = (
+            [*TINY_PRETRAIN, f"data.shards=[{shards}]", f"run.dir={folder}"]
+            if program == "cclslr.train"
+            else finetune_arguments(shards, folder)
+        )
+        finish(start(program, *arguments, "optim.epochs=1", f"run.recompute={recompute}", ranks=ranks))
+        states.append(checkpoint.load(folder / "last.pt"))
+    kept, again = (dict(_tensors(state)) for state in states)
+    assert kept.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in kept.items())
+    losses = [[record["loss"] for record in records(tmp_path / name)] for name in ("false", "true")]
+    assert losses[0] == losses[1]
+
+
+def _tensors(state: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of a checkpoint, by where they are in it."""
+    if isinstance(state, torch.Tensor):
+        yield name, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from _tensors(value, f"{name}.{key}")
 
 
 def test_ranks_with_disks_of_their_own_go_on_together(shards, tmp_path):

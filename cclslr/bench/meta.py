@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cclslr import distributed
+from cclslr.models import r3d
 from cclslr.models.precision import Precision
 from cclslr.training import optimise
 
@@ -49,9 +50,23 @@ def meta_device(dtype: torch.dtype = torch.float32) -> Iterator[None]:
             (dist, "all_reduce", lambda x, *options: None),
             (optimise, "DistributedDataParallel", lambda model, **options: _Wrapped(model)),
             (Precision, "autocast", lambda precision: _autocast(dtype)),
+            (r3d, "statistics_stay", _and_autocast(r3d.statistics_stay, dtype)),
         ):
             patches.enter_context(mock.patch.object(owner, name, stand_in))
         yield
+
+
+def _and_autocast(
+    context: Callable[[nn.Module], contextlib.AbstractContextManager[None]], dtype: torch.dtype
+) -> Callable[[nn.Module], contextlib.AbstractContextManager[None]]:
+    """`context` with autocast around it: torch brings back its own where a stage runs again, but not our stand-in."""
+
+    @contextlib.contextmanager
+    def both(stage: nn.Module) -> Iterator[None]:
+        with _autocast(dtype), context(stage):
+            yield
+
+    return both
 
 
 class _Wrapped(nn.Module):

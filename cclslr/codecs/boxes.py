@@ -26,8 +26,14 @@ class Track:
     width: int  # pixels of a frame, as the container says
     height: int
     parameters: bytes  # what the decoder wants first (FFmpeg's extradata); empty for codecs that need nothing
-    packets: list[memoryview]  # of the file, not copied
+    content: memoryview  # the file
+    spans: list[tuple[int, int]]  # where each packet begins and ends in it
     shown: list[int]  # number of each packet's frame in the order of showing, which B-frames make another one
+
+    @property
+    def packets(self) -> list[memoryview]:
+        """Of the file, not copied."""
+        return [self.content[begin:end] for begin, end in self.spans]
 
 
 def read_track(data: bytes | memoryview, sample_entries: tuple[str, ...], parameters: str | None) -> Track:
@@ -55,7 +61,7 @@ def read_track(data: bytes | memoryview, sample_entries: tuple[str, ...], parame
         raise InvalidDataError(_INVALID_DATA, f"not a readable mp4: {error}") from error
     if not spans or spans[-1][1] > len(data):
         raise InvalidDataError(_INVALID_DATA, "the mp4 is cut short")
-    return Track(width, height, first, [content[begin:end] for begin, end in spans], shown)
+    return Track(width, height, first, content, spans, shown)
 
 
 def _packet_spans(table: memoryview) -> list[tuple[int, int]]:

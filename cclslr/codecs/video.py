@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +17,7 @@ from cclslr.codecs.base import MAX_SIDE, Codec, Data
 from cclslr.codecs.boxes import Track, read_track
 from cclslr.codecs.pixels import Converter
 from cclslr.errors import BadClip
+from cclslr.kept import Kept
 
 # Long groups of pictures: 32 of 75 frames are wanted, and short groups cost bytes and time. Of H.264 and HEVC three of
 # four frames are B-frames that no other is made from: those are decoded only if wanted (see `VideoCodec.planes`).
@@ -112,32 +112,20 @@ class VideoCodec(Codec):
             raise BadClip(f"{self.name} does not decode: {error}") from error
 
 
-class _Kept(threading.local):
-    """Decoders for the next clips of a thread, by codec and parameter sets; longest unused first.
-
-    They keep the memory of their frames. Asked for anew at every clip, 150 kB a frame, it made resident memory rise by
-    40 to 170 kB now and then, thousands of clips after the start.
-    """
-
-    MOST = 8  # frame rates, mostly: they are written into H.264's parameters
-
-    def __init__(self) -> None:
-        self.decoders: dict[tuple[str, bytes], av.VideoCodecContext] = {}
-
-
-_kept = _Kept()
+# They keep the memory of their frames. Asked for anew at every clip, 150 kB a frame, it made resident memory rise by 40
+# to 170 kB now and then, thousands of clips after the start. Kinds of video differ by frame rate, mostly: it is written
+# into H.264's parameters.
+_decoders: Kept[av.VideoCodecContext] = Kept(most=8)
 
 
 @contextlib.contextmanager
 def _decoder(codec: VideoCodec, track: Track) -> Iterator[av.VideoCodecContext]:
     """A decoder with nothing in it, for one clip. One that met an error, or was left before its time, is not kept."""
     key = codec.decoder, track.parameters
-    decoder = _kept.decoders.pop(key, None) or _new_decoder(codec, track)
+    decoder = _decoders.take(key) or _new_decoder(codec, track)
     yield decoder
     decoder.flush_buffers()
-    _kept.decoders[key] = decoder
-    if len(_kept.decoders) > _Kept.MOST:
-        del _kept.decoders[next(iter(_kept.decoders))]
+    _decoders.keep(key, decoder)
 
 
 def _new_decoder(codec: VideoCodec, track: Track) -> av.VideoCodecContext:

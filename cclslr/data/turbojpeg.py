@@ -9,12 +9,8 @@ import ctypes
 import ctypes.util
 import functools
 import threading
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 SAMPLING_420 = 2  # TJSAMP_420
 
@@ -23,7 +19,7 @@ class TurboJpeg:
     """The few functions of libjpeg-turbo that give planes; one decompressor a thread.
 
     Attributes:
-        decompress: the address of tjDecompressToYUVPlanes, for `decompress`.
+        decompress: the address of tjDecompressToYUVPlanes, for compiled code.
 
     Raises:
         OSError: the library is not installed (Debian: libturbojpeg0).
@@ -99,28 +95,3 @@ def turbojpeg() -> TurboJpeg | None:
         return TurboJpeg()
     except (OSError, AttributeError):
         return None
-
-
-def _decompress() -> Any:
-    """An intrinsic for compiled code: 0 if the JPEG at address `data` was decoded into planes.
-
-    Its arguments are integers: the addresses of tjDecompressToYUVPlanes and of a decompressor; of the data and how
-    many bytes; of three addresses of planes, and of their int32 row lengths. Numba keeps what calls this by the date
-    of the calling file: after a change here, touch yuv.py.
-    """
-
-    def typing(_typing: Any, function: Any, handle: Any, data: Any, size: Any, planes: Any, strides: Any) -> Any:
-        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> Any:
-            function, handle, data, size, planes, strides = args
-            address, number = size.type, ir.IntType(32)
-            kind = ir.FunctionType(number, [*[address] * 4, number, address, number, number])
-            call = builder.inttoptr(function, kind.as_pointer())
-            any_size, no_flags = number(0), number(0)
-            return builder.call(call, [handle, data, size, planes, any_size, strides, any_size, no_flags])
-
-        return types.int32(*[types.uintp] * 6), generate
-
-    return intrinsic(typing)
-
-
-decompress = _decompress()

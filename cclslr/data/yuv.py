@@ -23,9 +23,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import float32, njit
+from numba import carray, float32, njit
 
-from cclslr.data.turbojpeg import decompress
+from cclslr.data.avcodec import FORMATS, NON_REFERENCE
+from cclslr.data.native import call, pointer
 from cclslr.data.vectors import chroma, finish4, finish16, luma, luma_triangle, resample4, resample16
 from cclslr.shards.format import MASK_SIZE
 
@@ -310,8 +311,8 @@ def render_jpegs(
     """Frames of a JPEG clip, decoded and rendered in one call: threads meet at the GIL once a clip, not once a frame.
 
     Args:
-        function: address of libjpeg-turbo's function, and of a decompressor: see `decompress`.
-        handle: likewise.
+        function: address of tjDecompressToYUVPlanes.
+        handle: of a decompressor.
         data_N: uint8, the JPEGs one after the other.
         offsets: int64, the start of each, and the end.
         header_size: bytes of the first one that all others must begin with: they say that the planes below fit.
@@ -333,7 +334,83 @@ def render_jpegs(
             if data_N[begin + k] != data_N[offsets[0] + k]:
                 return done
         address, size = data_N.ctypes.data + begin, end - begin
-        if decompress(function, handle, address, size, planes.ctypes.data, strides.ctypes.data) != 0:
+        if call(function, handle, address, size, planes.ctypes.data, 0, strides.ctypes.data, 0, 0) != 0:
             return done
         render_frame(y_HW, u_HW, v_HW, number, views)
     return len(wanted)
+
+
+class Calls(NamedTuple):
+    """What `render_packets` calls and hands on, and memory that it shares with that: see `AvCodec`, `Decoder`."""
+
+    send: int
+    receive: int
+    unref: int
+    set_option: int
+    context: int
+    packet: int
+    frame: int
+    packet_8: np.ndarray
+    packet_4: np.ndarray
+    frame_8: np.ndarray
+    frame_4: np.ndarray
+
+
+@njit(**_OPTIONS)
+def render_packets(
+    to: Calls,
+    packets_P3: np.ndarray,
+    option: np.ndarray,
+    wanted_T: np.ndarray,
+    height: int,
+    again: int,
+    views: ClipViews,
+) -> int:
+    """Frames of a video, decoded and rendered in one call, as `VideoCodec.planes` decodes them.
+
+    Args:
+        to: the decoder.
+        packets_P3: int64, address and size of each packet, and the number of its frame.
+        option: uint8, the name "skip_frame" if the decoder passes over frames that no other is made from, else empty.
+        wanted_T: bool, by number of the frame.
+        height: of the frames.
+        again: what `receive` returns where it first wants another packet.
+
+    Returns:
+        how many frames were wanted and are done. Fewer than there are: something does not decode.
+    """
+    left, done = int(wanted_T.sum()), 0
+    skipping = -1
+    for p in range(len(packets_P3) + 1):
+        sent = to.packet  # and none at the end, for the frames that wait for more
+        if p == len(packets_P3):
+            sent = 0
+        else:
+            number = packets_P3[p, 2]
+            skip = 0 if wanted_T[number] else NON_REFERENCE
+            if len(option) and skip != skipping:
+                skipping = skip
+                call(to.set_option, to.context, option.ctypes.data, skip, 0)
+            to.packet_8[1], to.packet_8[3], to.packet_4[8] = number, packets_P3[p, 0], packets_P3[p, 1]
+        if call(to.send, to.context, sent) < 0:
+            return done
+        while True:
+            answer = call(to.receive, to.context, to.frame)
+            if answer < 0:
+                if answer == again:
+                    break
+                return done
+            number = to.frame_8[17]
+            if 0 <= number < len(wanted_T) and wanted_T[number]:
+                if to.frame_4[26] != views.width or to.frame_4[27] != height or to.frame_4[29] not in FORMATS:
+                    return done
+                rows = (height, (height + 1) // 2)
+                y_HW = carray(pointer(to.frame_8[0]), (rows[0], to.frame_4[16]), np.uint8)
+                u_HW = carray(pointer(to.frame_8[1]), (rows[1], to.frame_4[17]), np.uint8)
+                v_HW = carray(pointer(to.frame_8[2]), (rows[1], to.frame_4[18]), np.uint8)
+                render_frame(y_HW, u_HW, v_HW, number, views)
+                done += 1
+            call(to.unref, to.frame)
+            if done == left:
+                return done
+    return done

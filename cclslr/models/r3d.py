@@ -7,12 +7,15 @@ Architecture: Hara, Kataoka, Satoh, "Can Spatiotemporal 3D CNNs Retrace the Hist
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cclslr.errors import UserError
 
@@ -87,7 +90,12 @@ LAYOUTS = {
 
 
 class R3D(nn.Module):
-    """uint8 views (B, T, H, W, 3) → features (B, dim), the mean over time and space of the last stage."""
+    """uint8 views (B, T, H, W, 3) → features (B, dim), the mean over time and space of the last stage.
+
+    Attributes:
+        recompute: of the stem and of each stage only the input is kept for the backward pass, which runs them again.
+            Same gradients, for a third more arithmetic.
+    """
 
     layer1: nn.Module
     layer2: nn.Module
@@ -113,6 +121,7 @@ class R3D(nn.Module):
                 dim = (width << stage) * layout.block.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.dim = dim
+        self.recompute = False
 
         # x/255 normalised by mean and std is x * scale + shift: no state of the checkpoint, so not persistent.
         mean, std = torch.tensor(KINETICS_MEAN), torch.tensor(KINETICS_STD)
@@ -134,9 +143,39 @@ class R3D(nn.Module):
         x = self.normalise(rgb_BTHWC)
         if self.conv1.weight.is_contiguous():  # run.channels_last=false
             x = x.contiguous()
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage, norms in (
+            (self.stem, self.bn1),
+            *((layer, layer) for layer in (self.layer1, self.layer2, self.layer3, self.layer4)),
+        ):
+            x = _recomputed(stage, norms, x) if self.recompute and torch.is_grad_enabled() else stage(x)
         return x.mean((2, 3, 4))
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Before the first stage: (B, 3, T, H, W) → (B, width, T/2, H/4, W/4)."""
+        out: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return out
+
+
+def _recomputed(stage: Callable[[Tensor], Tensor], norms: nn.Module, x: Tensor) -> Tensor:
+    def both_passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), statistics_stay(norms)
+
+    out: Tensor = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=both_passes)
+    return out
+
+
+@contextmanager
+def statistics_stay(part: nn.Module) -> Iterator[None]:
+    """The BatchNorms in it keep their running statistics: the first pass has counted these clips."""
+    norms = [module for module in part.modules() if isinstance(module, nn.BatchNorm3d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def build_rgb(name: str, weights: str | Path | None = None) -> R3D:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from cclslr.config import OptimConfig, RunConfig
 from cclslr.distributed import Process
 from cclslr.errors import UserError
 from cclslr.models.precision import Precision
+from cclslr.models.r3d import R3D
 
 # torch 2.13 calls it by the second name and warns of the first
 _DDP_KEYS = inspect.signature(DistributedDataParallel).parameters
@@ -108,6 +110,21 @@ class Amp(Precision):
         fp16 skips some 16 steps until it has found its scale.
         """
         return self.skipped_in_a_row.item() >= (20 if self.name == "fp16" else 3)
+
+
+def arrange_memory(encoder: nn.Module, run: RunConfig) -> None:
+    """How an RGB encoder lays out its feature maps, and whether it keeps them: `run.channels_last`, `run.recompute`.
+
+    Raises:
+        UserError: `run.recompute` beside `run.compile`, which decides itself what to keep.
+    """
+    if run.recompute and run.compile != "none":
+        raise UserError(f"run.recompute=true does not go with run.compile={run.compile}; set one of them alone")
+    if run.channels_last:
+        convert_conv3d_weight_memory_format(encoder, torch.channels_last_3d)
+    for module in encoder.modules():
+        if isinstance(module, R3D):
+            module.recompute = run.recompute
 
 
 def compile_model(model: nn.Module, run: RunConfig) -> None:
