@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from cclslr.data.avcodec import avcodec
+
 PACKAGES = (
     "cclslr", "torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "numba", "av", "pillow", "pyarrow",
     "webdataset", "omegaconf", "tensorboard", "protobuf", "ffcv", "rtmlib", "onnxruntime", "onnxruntime-gpu",
@@ -58,6 +60,7 @@ def describe() -> dict[str, Any]:
         "nvdec": _has_library("libnvcuvid.so.1"),
         "libjpeg_turbo": _has_library("libturbojpeg.so.0"),
         "ffmpeg": _ffmpeg(),  # PyAV's own
+        "ffmpeg_direct": avcodec() is not None,  # called without Python between frames
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
@@ -111,6 +114,14 @@ def advice(about: dict[str, Any]) -> list[Advice]:
             Advice(
                 "libjpeg-turbo is not installed: the CPU decodes JPEG shards at two thirds of the speed.",
                 "apt-get install libturbojpeg0",
+            )
+        )
+    if not about["ffmpeg_direct"]:
+        found.append(
+            Advice(
+                f"PyAV brings FFmpeg {about['ffmpeg']}, which is not one that is called directly: the CPU decodes "
+                "video frame by frame, small views at half the speed.",
+                "pip install --only-binary av -c constraints.txt av",
             )
         )
     if about["open_files"] < 4096:

@@ -17,7 +17,8 @@ from cclslr.training.backend_choice import Measured, Placement
 
 IDLE = {
     "cores": 8, "cores_allowed": None, "load": 0.5, "driver": None, "gpus": [], "cuda": None, "cudnn": None,
-    "libjpeg_turbo": True, "open_files": 65536, "versions": {"torch": "2.13.0", "nvidia-dali-cuda130": "2.4.0"},
+    "libjpeg_turbo": True, "ffmpeg_direct": True, "ffmpeg": "8.0", "open_files": 65536,
+    "versions": {"torch": "2.13.0", "nvidia-dali-cuda130": "2.4.0"},
 }  # fmt: skip
 GPU = {"driver": "580.95", "gpus": ["NVIDIA H100"], "cuda": "13.0", "cudnn": 91500}
 
@@ -41,6 +42,7 @@ def test_a_description_is_json_and_holds_what_readers_of_results_ask_for():
         ({"load": 7.0}, "load 7 on 8 cores", "OMP_WAIT_POLICY=passive OMP_NUM_THREADS=7"),
         ({"cores_allowed": 2.5}, "may use 2.5 of the 8", "OMP_NUM_THREADS=2"),
         ({"libjpeg_turbo": False}, "libjpeg-turbo is not installed", "libturbojpeg0"),
+        ({"ffmpeg_direct": False, "ffmpeg": "9.0"}, "FFmpeg 9.0, which is not one", "-c constraints.txt av"),
         ({"open_files": 1024}, "may open 1024 files", "ulimit -n 65536"),
         ({"versions": {"opencv-python": "5.0", "opencv-contrib-python": "4.9"}}, "Several builds of cv2", "uninstall"),
     ],

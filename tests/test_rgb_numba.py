@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cclslr.codecs import codec_named, codecs
 from cclslr.config import ViewConfig
-from cclslr.data import planes, rgb_numba, yuv
+from cclslr.data import one_call, planes, yuv
 from cclslr.data.avcodec import avcodec
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
@@ -233,8 +233,8 @@ def test_evaluation_view(codec: str) -> None:
 
 def _frame_by_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clips are not one compiled call."""
-    monkeypatch.setattr(rgb_numba, "turbojpeg", lambda: None)
-    monkeypatch.setattr(rgb_numba, "avcodec", lambda: None)
+    monkeypatch.setattr(one_call, "turbojpeg", lambda: None)
+    monkeypatch.setattr(one_call, "avcodec", lambda: None)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -252,7 +252,7 @@ def test_a_clip_in_one_call_is_bit_for_bit_the_one_decoded_frame_by_frame(
     for cold in (True, False):
         for params, expected in zip(draws, slowly, strict=True):
             if cold:  # dav1d and skip_frame: decoders that are kept have hidden a fault before
-                rgb_numba._decoders.clear()
+                one_call._decoders.clear()
             np.testing.assert_array_equal(_render(clips, params), expected)
     if codec != "vp9" and (avcodec() if codec != "jpeg" else planes.turbojpeg()) is not None:
         assert len(calls) >= 2 * 30 * len(clips) - len(clips), "the first of a kind may go the slow way"
@@ -283,7 +283,7 @@ def test_both_jpeg_decoders_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = _clips("jpeg")
     params = _draw(clips)
     turbo = _render(clips, params)
-    for module in (planes, rgb_numba):
+    for module in (planes, one_call):
         monkeypatch.setattr(module, "turbojpeg", lambda: None)
     difference = np.abs(_render(clips, params).astype(int) - turbo)
     assert difference.max() <= 6  # two inverse DCTs, seen through the jitter

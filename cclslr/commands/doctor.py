@@ -123,6 +123,7 @@ def software_rows(about: dict[str, Any]) -> list[tuple[str, str]]:
         ("DALI", dali or "none: pip install 'cclslr[cuda130]', or cuda120"),
         ("numba", versions.get("numba")),
         ("FFmpeg in PyAV", f"{about['ffmpeg']} (PyAV {versions['av']})"),
+        ("video, a clip in one call", "yes" if about["ffmpeg_direct"] else "no, frame by frame"),
         ("libjpeg-turbo", "there" if about["libjpeg_turbo"] else "none: apt-get install libturbojpeg0"),
         ("FFCV", versions.get("ffcv") or "none: make setup-ffcv; only data.backend=ffcv needs it"),
     ]

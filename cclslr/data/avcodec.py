@@ -36,9 +36,7 @@ class AvCodec:
     """
 
     def __init__(self) -> None:
-        if av.library_versions["libavcodec"][0] not in MAJORS:
-            raise OSError(f"libavcodec {av.library_versions['libavcodec']}")
-        self.lib = ctypes.CDLL(_loaded("libavcodec"))  # finds what it links to, too
+        self.lib = _loaded_by_pyav()
         pointer, number = ctypes.c_void_p, ctypes.c_int
         for name, returns, takes in (
             ("avcodec_find_decoder_by_name", pointer, [ctypes.c_char_p]),
@@ -136,17 +134,20 @@ def avcodec() -> AvCodec | None:
     return library if _agrees(library) else None
 
 
-def _loaded(name: str) -> str:
-    """The file of a shared library that this process has loaded.
+def _loaded_by_pyav() -> ctypes.CDLL:
+    """The libavcodec of PyAV; other packages may have loaded another one into this process.
 
     Raises:
-        OSError: there is none, or the system does not say.
+        OSError: it is of a version that is not known here, or the system does not say where it is.
     """
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        path = Path(line.partition("/")[2])
-        if path.name.startswith((f"{name}-", f"{name}.")):
-            return f"/{path}"
-    raise OSError(f"{name} is not loaded")
+    version = av.library_versions["libavcodec"]
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    for path in dict.fromkeys("/" + line.partition("/")[2] for line in lines if "/libavcodec" in line):
+        library = ctypes.CDLL(path)  # a handle of what is there; finds what it links to, too
+        number = library.avcodec_version()
+        if version[0] in MAJORS and (number >> 16, number >> 8 & 255, number & 255) == version:
+            return library
+    raise OSError(f"libavcodec {version} is not one of {MAJORS}, or not found")
 
 
 def _agrees(library: AvCodec) -> bool:

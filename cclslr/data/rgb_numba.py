@@ -7,34 +7,23 @@ compiled call, without the GIL; where that is not possible, `decode_planes` give
 
 from __future__ import annotations
 
-import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
 from cclslr.buffers import Buffers
-from cclslr.codecs.base import MAX_SIDE
-from cclslr.codecs.boxes import read_track
-from cclslr.codecs.jpeg import Jpeg
-from cclslr.codecs.video import VideoCodec
-from cclslr.data import yuv
-from cclslr.data.avcodec import AvCodec, Decoder, avcodec
+from cclslr.data import one_call, yuv
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
-from cclslr.data.jpeg import header_size
-from cclslr.data.planes import Planes, decode_planes, empty_planes
-from cclslr.data.turbojpeg import SAMPLING_420, turbojpeg
+from cclslr.data.planes import decode_planes
 from cclslr.errors import UserError
-from cclslr.kept import Kept
 from cclslr.shards.format import BadClip
 
-_SKIP_FRAME = np.frombuffer(b"skip_frame\0", np.uint8)
 _NO_MASKS = np.empty((0, 0, 0), np.uint8)
 
 
@@ -124,86 +113,11 @@ def render_clip(clip: EncodedClip, params: ViewParams, b: int, rgb_VBTHWC: np.nd
         return yuv.ClipViews(index_VT, tables, matrix_V34, masked_V, masks_THW, clip.width, clip.codec.triangle, where)
 
     wanted = np.unique(index_VT)
-    if isinstance(clip.codec, Jpeg) and _render_jpegs(clip, wanted, views(full_range=True, bt709=False)):
-        return
-    if isinstance(clip.codec, VideoCodec) and _render_packets(clip, clip.codec, wanted, views):
+    if one_call.render(clip, wanted, views):
         return
     into: yuv.ClipViews | None = None
     for frame in decode_planes(clip, wanted):
         if into is None:
             into = views(frame.full_range, frame.bt709)
-            _meet(clip, frame)
+            one_call.meet(clip, frame)
         yuv.render_frame(frame.y_HW, frame.u_HW, frame.v_HW, frame.number, into)
-
-
-def _render_jpegs(clip: EncodedClip, wanted: np.ndarray, views: yuv.ClipViews) -> bool:
-    """All of a JPEG clip in one call; False if some of it is left, for the way that finds out what is wrong with it."""
-    library = turbojpeg()
-    if library is None:
-        return False
-    data_N, offsets = np.frombuffer(clip.video, np.uint8), np.array(clip.frame_offsets)
-    try:
-        first = bytes(clip.video[offsets[0] : offsets[1]])
-        size = header_size(first, clip.width, clip.height)
-        if library.sampling(first) != SAMPLING_420:
-            return False
-    except (ValueError, IndexError):
-        return False
-    planes = empty_planes(clip.width, clip.height)
-    done = yuv.render_jpegs(library.decompress, library.handle(), data_N, offsets, size, wanted, *planes, views)
-    if done < len(wanted):
-        library.give_up()
-    return done == len(wanted)
-
-
-_decoders: Kept[Decoder] = Kept(most=8)
-_colours: dict[tuple[str, bytes], tuple[bool, bool]] = {}  # of kinds of video that were met: full range, BT.709
-
-
-def _render_packets(
-    clip: EncodedClip, codec: VideoCodec, wanted: np.ndarray, views: Callable[[bool, bool], yuv.ClipViews]
-) -> bool:
-    """All of a video in one call; False if some of it is left, for the way that finds out what is wrong with it.
-
-    That way goes first with a kind of video that is new, too: it sees what colours its frames are in. A kind is a
-    decoder and its parameters, so a codec without any (VP9) always goes that way.
-    """
-    library = avcodec()
-    if library is None or codec.parameters is None:
-        return False
-    try:
-        track = read_track(clip.video, codec.sample_entries, codec.parameters)
-        kind = codec.decoder, track.parameters
-        if kind not in _colours:
-            return False
-        decoder = _decoders.take(kind) or Decoder(library, *kind, max_pixels=MAX_SIDE**2)
-    except (av.FFmpegError, OSError):
-        return False
-    data_N = np.frombuffer(clip.video, np.uint8)
-    packets_P3 = np.array([(begin, end - begin, number) for (begin, end), number in zip(track.spans, track.shown)])
-    packets_P3[:, 0] += data_N.ctypes.data
-    wanted_T = np.zeros(max(len(packets_P3), wanted[-1] + 1), bool)
-    wanted_T[wanted] = True
-    option = _SKIP_FRAME if codec.skips else _SKIP_FRAME[:0]
-    into = views(*_colours[kind])
-    done = yuv.render_packets(_calls(library, decoder), packets_P3, option, wanted_T, clip.height, -errno.EAGAIN, into)
-    if done < len(wanted):
-        return False  # and the decoder is not used again
-    decoder.flush()
-    _decoders.keep(kind, decoder)
-    return True
-
-
-def _calls(to: AvCodec, decoder: Decoder) -> yuv.Calls:
-    return yuv.Calls(
-        to.send, to.receive, to.unref, to.set_option, decoder.context, decoder.packet, decoder.frame,
-        decoder.packet_8, decoder.packet_4, decoder.frame_8, decoder.frame_4,
-    )  # fmt: skip
-
-
-def _meet(clip: EncodedClip, frame: Planes) -> None:
-    """Remember what colours a kind of video has."""
-    codec = clip.codec
-    if isinstance(codec, VideoCodec) and codec.parameters is not None:
-        track = read_track(clip.video, codec.sample_entries, codec.parameters)
-        _colours[codec.decoder, track.parameters] = frame.full_range, frame.bt709

@@ -143,12 +143,14 @@ class R3D(nn.Module):
         x = self.normalise(rgb_BTHWC)
         if self.conv1.weight.is_contiguous():  # run.channels_last=false
             x = x.contiguous()
-        for stage, norms in (
-            (self.stem, self.bn1),
-            *((layer, layer) for layer in (self.layer1, self.layer2, self.layer3, self.layer4)),
-        ):
-            x = _recomputed(stage, norms, x) if self.recompute and torch.is_grad_enabled() else stage(x)
+        x = self._part(self.stem, self.bn1, x)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = self._part(layer, layer, x)
         return x.mean((2, 3, 4))
+
+    def _part(self, run: Callable[[Tensor], Tensor], norms: nn.Module, x: Tensor) -> Tensor:
+        """What `run` makes of x, to be made again for gradients if `recompute` says so; `norms` has its BatchNorms."""
+        return _recomputed(run, norms, x) if self.recompute and torch.is_grad_enabled() else run(x)
 
     def stem(self, x: Tensor) -> Tensor:
         """Before the first stage: (B, 3, T, H, W) → (B, width, T/2, H/4, W/4)."""

@@ -5,7 +5,8 @@ Milliseconds of one core for each stage of the loader, without the loader.
 read      the clip's bytes from its shard, checksums included
 decode    the frames that a view wants, as YUV planes
 kernel    those planes, kept in memory, to both RGB views
-rgb       both as a thread of the loader does it, frame by frame
+frames    both, frame by frame
+rgb       both as a thread of the loader does it: a clip in one call where that is possible
 draw      what is random about the views, both modalities
 pose      two pose views
 bare      libavcodec alone: every frame decoded and dropped (not for JPEG)
@@ -29,9 +30,9 @@ import numpy as np
 from rich.table import Table
 
 from cclslr.cli import command_parser
-from cclslr.config import ViewConfig
+from cclslr.config import PretrainConfig, ViewConfig, load_config, to_dict
 from cclslr.console import console
-from cclslr.data import rgb_numba
+from cclslr.data import one_call, rgb_numba
 from cclslr.data.backend import EncodedClip, encoded_clip
 from cclslr.data.batch import ViewParams
 from cclslr.data.planes import Planes, decode_planes
@@ -45,6 +46,7 @@ from cclslr.shards.reader import ShardSet
 
 EXAMPLES = """examples:
   cclslr bench stages shards/wlasl300 --clips 32
+  cclslr bench stages shards/small views.size=112 views.rgb_frames=16
   taskset -c 1 cclslr bench stages shards/real --out stages.json         on one core, kept for it"""
 
 
@@ -97,14 +99,19 @@ def stages(clips: Clips, cfg: ViewConfig, epoch: int) -> dict[str, Callable[[], 
         for b, clip in enumerate(clips.encoded):
             rgb_numba.render_clip(clip, params, b, clips.rgb_VBTHWC)
 
+    def frames() -> None:
+        with mock.patch.object(one_call, "render", return_value=False):
+            render()
+
     def kernel() -> None:
         with mock.patch.object(rgb_numba, "decode_planes", lambda clip, _: kept[clip.name]):
-            render()
+            frames()
 
     timed: dict[str, Callable[[], object]] = {
         "read": lambda: [clips.shards.read(b, ("video", "pose")) for b in numbers_B],
         "decode": decode,
         "kernel": kernel,
+        "frames": frames,
         "rgb": render,
         "draw": draw,
         "pose": lambda: pose_views([c.pose_TKC for c in clips.read if c.pose_TKC is not None], clips.sizes_B2, params),
@@ -131,9 +138,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=8, help="of a pass, the first of the data set (default 8)")
     parser.add_argument("--repeats", type=int, default=15, help="counted passes, each with other views (default 15)")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write every single time")
-    args = parser.parse_args(argv)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the pre-training config")
+    args = parser.parse_intermixed_args(argv)
 
-    cfg = ViewConfig()
+    cfg = load_config(PretrainConfig, None, args.overrides).views
     clips = open_clips(ShardSet([args.shards]), args.clips, cfg)
     times: dict[str, list[float]] = {}
     for turn in range(args.repeats + 1):
@@ -150,5 +158,10 @@ def main(argv: list[str] | None = None) -> None:
     console.print(table)
     if args.out is not None:
         medians = {name: statistics.median(values) for name, values in times.items()}
-        settings = {"shards": args.shards, "codec": clips.encoded[0].codec.name, "clips": len(clips.encoded)}
+        settings = {
+            "shards": args.shards,
+            "codec": clips.encoded[0].codec.name,
+            "clips": len(clips.encoded),
+            "views": to_dict(cfg),
+        }
         write_json(args.out, {"environment": describe(), **settings, "median_ms": medians, "ms": times})
