@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 class Buffers:
@@ -44,3 +47,22 @@ class Buffers:
     def __len__(self) -> int:
         """How many there are, in use or not."""
         return len(self._lent)
+
+
+class Kept(threading.local, Generic[T]):
+    """Things of this thread alone, by what they are for; of more than `most` the one unused longest is dropped."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._things = most, dict[Hashable, T]()
+
+    def take(self, key: Hashable) -> T | None:
+        """The one that was kept, which no longer is; None: there is none."""
+        return self._things.pop(key, None)
+
+    def keep(self, key: Hashable, thing: T) -> None:
+        self._things[key] = thing
+        if len(self._things) > self._most:
+            del self._things[next(iter(self._things))]
+
+    def clear(self) -> None:
+        self._things.clear()

@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 
-from cclslr.data.avcodec import avcodec
-
 PACKAGES = (
     "cclslr", "torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "numba", "av", "pillow", "pyarrow",
     "webdataset", "omegaconf", "tensorboard", "protobuf", "ffcv", "rtmlib", "onnxruntime", "onnxruntime-gpu",
@@ -60,7 +58,7 @@ def describe() -> dict[str, Any]:
         "nvdec": _has_library("libnvcuvid.so.1"),
         "libjpeg_turbo": _has_library("libturbojpeg.so.0"),
         "ffmpeg": _ffmpeg(),  # PyAV's own
-        "ffmpeg_direct": avcodec() is not None,  # called without Python between frames
+        "ffmpeg_direct": _ffmpeg_direct(),  # called without Python between frames
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
@@ -218,6 +216,12 @@ def _driver() -> str | None:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     return answer.stdout.splitlines()[0] if answer.returncode == 0 and answer.stdout else None
+
+
+def _ffmpeg_direct() -> bool:
+    from cclslr.codecs.avcodec import avcodec  # imports av
+
+    return avcodec() is not None
 
 
 def _ffmpeg() -> str | None:

@@ -20,6 +20,6 @@ def test_every_stage_is_timed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
-    assert set(result["ms"]) == {"read", "decode", "kernel", "rgb", "draw", "pose", "bare"}
+    assert set(result["ms"]) == {"read", "decode", "kernel", "frames", "rgb", "draw", "pose", "bare"}
     assert all(len(times) == 2 and min(times) > 0 for times in result["ms"].values())
     assert (result["codec"], result["clips"]) == ("h264", 2)

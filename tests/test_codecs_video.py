@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cclslr.buffers import Kept
 from cclslr.codecs import codec_named, codecs, video
 from cclslr.codecs.boxes import Track, read_track
 from cclslr.codecs.pixels import Converter
-from cclslr.kept import Kept
 from cclslr.shards.format import BadClip
 
 CODECS = tuple(name for name, codec in codecs().items() if not codec.alone)

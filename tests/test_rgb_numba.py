@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cclslr.codecs import codec_named, codecs
+from cclslr.codecs.avcodec import avcodec
 from cclslr.config import ViewConfig
 from cclslr.data import one_call, planes, yuv
-from cclslr.data.avcodec import avcodec
 from cclslr.data.backend import BadVideo, EncodedClip
 from cclslr.data.batch import ViewParams
 from cclslr.data.rgb_numba import NumbaBackend

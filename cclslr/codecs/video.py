@@ -13,11 +13,11 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from cclslr.buffers import Kept
 from cclslr.codecs.base import MAX_SIDE, Codec, Data
 from cclslr.codecs.boxes import Track, read_track
 from cclslr.codecs.pixels import Converter
 from cclslr.errors import BadClip
-from cclslr.kept import Kept
 
 # Long groups of pictures: 32 of 75 frames are wanted, and short groups cost bytes and time. Of H.264 and HEVC three of
 # four frames are B-frames that no other is made from: those are decoded only if wanted (see `VideoCodec.planes`).

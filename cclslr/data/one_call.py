@@ -12,17 +12,17 @@ from collections.abc import Callable
 import av
 import numpy as np
 
+from cclslr.buffers import Kept
+from cclslr.codecs.avcodec import AvCodec, Decoder, avcodec
 from cclslr.codecs.base import MAX_SIDE
 from cclslr.codecs.boxes import read_track
 from cclslr.codecs.jpeg import Jpeg
 from cclslr.codecs.video import VideoCodec
 from cclslr.data import yuv
-from cclslr.data.avcodec import AvCodec, Decoder, avcodec
 from cclslr.data.backend import EncodedClip
 from cclslr.data.jpeg import header_size
 from cclslr.data.planes import Planes, empty_planes
 from cclslr.data.turbojpeg import SAMPLING_420, turbojpeg
-from cclslr.kept import Kept
 
 Views = Callable[[bool, bool], yuv.ClipViews]  # of frames that are in full range, that are in BT.709
 _SKIP_FRAME = np.frombuffer(b"skip_frame\0", np.uint8)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray, float32, njit
 
-from cclslr.data.avcodec import FORMATS, NON_REFERENCE
+from cclslr.codecs.avcodec import FORMATS, NON_REFERENCE
 from cclslr.data.native import call, pointer
 from cclslr.data.vectors import chroma, finish4, finish16, luma, luma_triangle, resample4, resample16
 from cclslr.shards.format import MASK_SIZE
