@@ -2,7 +2,7 @@
 
 PyAV takes Python twice a packet: two threads that decode 128x128 H.264 waited for each other a quarter of the time, and
 made 350 clips/s where one alone makes 430 (docs/measured/loader.md). The library is the one that PyAV has loaded; of
-its structs only the heads of AVPacket, AVFrame and AVCodecParameters are looked at, the same in the `MAJORS`.
+its structs only the heads of AVPacket, AVFrame and AVCodecParameters are looked at, as they are in libavcodec `MAJOR`.
 PyAV stays the way for any other version, for what does not decode, and the reference in the tests.
 """
 
@@ -17,7 +17,7 @@ import av
 import numpy as np
 from PIL import Image
 
-MAJORS = (61, 62)  # of libavcodec: FFmpeg 7 and 8
+MAJOR = 62  # of libavcodec: FFmpeg 8, PyAV 17 and 18
 NON_REFERENCE = 8  # AVDISCARD_NONREF: of skip_frame; AVDISCARD_DEFAULT is 0
 FORMATS = (0, 12)  # AV_PIX_FMT_YUV420P, and the same in full range
 
@@ -145,9 +145,9 @@ def _loaded_by_pyav() -> ctypes.CDLL:
     for path in dict.fromkeys("/" + line.partition("/")[2] for line in lines if "/libavcodec" in line):
         library = ctypes.CDLL(path)  # a handle of what is there; finds what it links to, too
         number = library.avcodec_version()
-        if version[0] in MAJORS and (number >> 16, number >> 8 & 255, number & 255) == version:
+        if version[0] == MAJOR and (number >> 16, number >> 8 & 255, number & 255) == version:
             return library
-    raise OSError(f"libavcodec {version} is not one of {MAJORS}, or not found")
+    raise OSError(f"libavcodec {version} is not {MAJOR}, or not found")
 
 
 def _agrees(library: AvCodec) -> bool:
