@@ -97,6 +97,6 @@ def _calls(to: AvCodec, decoder: Decoder) -> yuv.Calls:
 def meet(clip: EncodedClip, frame: Planes) -> None:
     """Remember from its first frame what colours a kind of video has."""
     codec = clip.codec
-    if isinstance(codec, VideoCodec) and codec.parameters is not None:
+    if avcodec() is not None and isinstance(codec, VideoCodec) and codec.parameters is not None:
         track = read_track(clip.video, codec.sample_entries, codec.parameters)
         _colours[codec.decoder, track.parameters] = frame.full_range, frame.bt709
