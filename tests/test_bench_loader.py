@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_runs import ROOT, tiny_shards
 
-from cclslr.bench import peer_views
+from cclslr.bench import peer_dali, peer_views
 from cclslr.bench.jobs import Jobs, Setup
 from cclslr.bench.pretrain import open_loader
 from cclslr.config import PretrainConfig, load_config
@@ -81,3 +81,14 @@ def test_peers_make_the_views_that_ours_makes(codec, tmp_path):
         theirs = peer_views.torch_views(decode(jobs.read(job), job), job, cfg.views.size)
         difference = theirs.float() - ours.rgb_VBTHWC[:, b].float()
         assert difference.abs().mean() < 6  # their crops are whole pixels
+
+
+def test_dali_without_a_graph_makes_the_views_that_ours_makes(tmp_path):
+    folder = tiny_shards(tmp_path / "jpeg", (4, 0, 0), codec="jpeg")
+    cfg = load_config(PretrainConfig, None, [*SMALL, "data.backend=numba", f"data.shards=[{folder}]"])
+    jobs = Jobs(Setup(str(folder), cfg, tmp_path))
+    with open_loader(cfg, Process(0, 1, torch.device("cpu"))).start() as loader:
+        ours = next(loader)
+    theirs = peer_dali.dali_views(jobs, [jobs[0], jobs[1]]).torch().unflatten(0, (2, 2, cfg.views.rgb_frames))
+    difference = theirs.transpose(0, 1).float() - ours.rgb_VBTHWC.float()
+    assert difference.abs().mean() < 6  # its crops are whole pixels

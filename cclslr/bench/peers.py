@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cclslr.bench.jobs import Job, Jobs, Setup
+from cclslr.bench.peer_dali import dali_dynamic
 from cclslr.bench.peer_stores import energon_loader, ffcv_loader, litdata_loader
 from cclslr.bench.peer_views import (
     Decode,
@@ -165,6 +166,7 @@ PEERS: dict[str, Callable[[Setup], Iterator[int]]] = {
     "webdataset": webdataset_loader,
     "litdata": litdata_loader,
     "energon": energon_loader,
+    "dali-dynamic": dali_dynamic,
     "spdl-ffmpeg": functools.partial(spdl_pipeline, False),
     "spdl-ffmpeg-split": functools.partial(spdl_pipeline, True),
     "ffcv": ffcv_loader,
