@@ -124,7 +124,7 @@ def plan_stages(args: argparse.Namespace, quick: bool) -> list[Stage]:
     pretrain = Stage(
         "pretrain",
         "Pre-train both branches without labels",
-        ("-m", "cclslr.train", "--config", "configs/pretrain_small.yaml", shards, f"run.dir={args.run}/pretrain",
+        ("-m", "cclslr.train", "--config", "configs/pretrain_short.yaml", shards, f"run.dir={args.run}/pretrain",
          f"run.seed={seed}", *(QUICK_PRETRAIN if quick else []), *args.overrides),
     )  # fmt: skip
     finetune = [
@@ -142,7 +142,7 @@ def plan_stages(args: argparse.Namespace, quick: bool) -> list[Stage]:
     picture = Stage(
         "picture",
         "Draw the views",
-        ("-m", "cclslr", "sheet", str(args.shards), "--config", "configs/pretrain_small.yaml",
+        ("-m", "cclslr", "sheet", str(args.shards), "--config", "configs/pretrain_short.yaml",
          "--out", str(args.run / "views.png"), "views.size=128"),
     )  # fmt: skip
     return [pack, Stage("check", "Check it", ("-m", "cclslr", "check", str(args.shards))), pretrain, *finetune, picture]
