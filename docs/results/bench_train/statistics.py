@@ -40,7 +40,7 @@ cfg = load_config(PretrainConfig, "configs/pretrain.yaml", OVERRIDES)
 with process_group("cpu") as process:
     batch = pretrain.random_batch(cfg, process)
     modes = {name: replay(stored, cfg, process, batch) for name, stored in STORED.items()}
-    samples = pretrain.take_turns(modes, warmup=1, steps=1, repeats=5)
+    samples = pretrain.take_turns(modes, warmup=1, steps=1, repeats=3)
 usual = [sample.seconds for sample in samples["usual"]]
 rows = []
 for name, blocks in samples.items():
