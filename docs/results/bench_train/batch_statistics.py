@@ -1,6 +1,6 @@
 """What is there to gain in BatchNorm's statistics? A step that has them, against steps that take stored ones.
 
-    python docs/results/bench_train/statistics.py out.json
+    python docs/results/bench_train/batch_statistics.py out.json
 
 Stored statistics need no pass over the feature maps, forward or backward, so no way of sharing that pass between keys
 and queries, or between micro-batches, can gain more than this. R3D-50 and the pose network at the paper's shapes, two
